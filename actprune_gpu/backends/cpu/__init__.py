@@ -1,0 +1,21 @@
+"""The kernels on the CPU, in Numba."""
+
+from __future__ import annotations
+
+from . import kmedoids, moments, separability, threads, tsne
+
+
+class CpuBackend:
+    """Implements `actprune_gpu.backends.protocol.Backend`, where each kernel is documented."""
+
+    name = "cpu"
+    map = staticmethod(threads.map_items)
+    gather_class_moments = staticmethod(moments.gather_class_moments)
+    jeffries_matusita = staticmethod(separability.jeffries_matusita)
+    separability_distances = staticmethod(separability.separability_distances)
+    pairwise_distances = staticmethod(separability.pairwise_distances)
+    affinities = staticmethod(tsne.affinities)
+    principal_axes = staticmethod(tsne.principal_axes)
+    tsne = staticmethod(tsne.tsne)
+    kmedoids_sweep = staticmethod(kmedoids.kmedoids_sweep)
+    simplified_silhouette = staticmethod(kmedoids.simplified_silhouette)

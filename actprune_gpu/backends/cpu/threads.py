@@ -1,0 +1,88 @@
+"""Spreading a kernel over threads without letting their number into the result."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numba
+
+# Below this many inner operations a second thread costs more than it gives.
+_MIN_WORK = 1 << 15
+_local = threading.local()
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Keep the kernels that this thread calls to this thread: others are busy with other layers."""
+    before = n_threads()
+    _local.n_threads = 1
+    try:
+        yield
+    finally:
+        _local.n_threads = before
+
+
+def n_threads() -> int:
+    """Return on how many threads a kernel called from this thread may run."""
+    return getattr(_local, "n_threads", None) or int(numba.get_num_threads())
+
+
+def map_items(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """Apply ``function`` to each item on one thread, as many at a time as there are threads."""
+
+    def apply(item: Item) -> Result:
+        with single_threaded():
+            return function(item)
+
+    if n_threads() == 1 or len(items) == 1:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(n_threads()) as pool:
+        yield from pool.map(apply, items)
+
+
+class Tasks:
+    """Independent tasks, begun in the order in which they are added; leaving waits for all.
+
+    Use as a context manager. With one thread a task is done when it is added.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(n_threads()) if n_threads() > 1 else None
+        self._futures: list[Future[None]] = []
+
+    def __enter__(self) -> Tasks:
+        return self
+
+    def add(self, task: Callable[..., None], *arguments: Any) -> None:
+        """Call ``task(*arguments)`` soon, on some thread."""
+        if self._pool is None:
+            task(*arguments)
+        else:
+            self._futures.append(self._pool.submit(task, *arguments))
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+            for future in self._futures:
+                future.result()
+
+
+def in_threads(kernel: Callable[[int, int], None], *, n_items: int, work: int) -> None:
+    """Call ``kernel(first, last)`` for ranges that cover 0..n_items-1.
+
+    The kernel must write each item's result by itself, so that the ranges do not matter.
+    """
+    parts = min(n_threads(), n_items) if work >= _MIN_WORK else 1
+    if parts == 1:
+        kernel(0, n_items)
+        return
+    with Tasks() as tasks:
+        for part in range(parts):
+            tasks.add(kernel, n_items * part // parts, n_items * (part + 1) // parts)

@@ -1,0 +1,368 @@
+"""Exact t-SNE (van der Maaten and Hinton 2008) with one order of summation.
+
+Every sum over points is taken as a warp of 32 lanes takes it: lane l adds up the terms
+j = l, l + 32, l + 64, ... and the 32 partial sums meet in a butterfly. So a GPU finds the same
+bits, and so does any number of threads; here the lanes fill vector registers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .compile import inlined, kernel, parallel_kernel
+from .math import exp, log
+from .threads import in_threads, n_threads
+
+Floats = NDArray[np.floating[Any]]
+
+LANES = 32
+_MAX_SEARCH = 64  # steps of the perplexity search
+_ENTROPY_TOLERANCE = 1e-7
+# Smaller conditional probabilities are 0: fp32 arithmetic on subnormal numbers is slow.
+_MIN_PROBABILITY = 1e-30
+_EXPLORATION = 250  # iterations with early exaggeration and the lower momentum
+_CHECK_EVERY = 50
+_MIN_GRADIENT_NORM = 1e-7
+_LANCZOS_STEPS = 32
+_ROWS = 16  # of the gradient, the unit of work for a thread
+# Below this many points, one thread finishes before others have woken up.
+_MIN_PARALLEL = 192
+
+
+@inlined
+def _butterfly(lanes):
+    """Add up the lanes, halves onto halves, and return their sum; overwrites ``lanes``."""
+    width = LANES // 2
+    while width:
+        for lane in range(width):
+            lanes[lane] += lanes[lane + width]
+        width //= 2
+    return lanes[0]
+
+
+@kernel
+def _sum(values):
+    lanes = np.zeros(LANES)
+    for base in range(0, values.shape[0], LANES):
+        for lane in range(min(LANES, values.shape[0] - base)):
+            lanes[lane] += values[np.uintp(base + lane)]
+    return _butterfly(lanes)
+
+
+@kernel
+def _conditional_rows(squared, perplexity, first, last, out):
+    """Fill rows first..last-1 of ``out [N, N]`` with p(j | i) of the given perplexity.
+
+    Newton's method on log(beta) for the entropy H(beta) = ln Z + beta E[d], whose derivative is
+    -beta^2 Var[d], kept inside the bracket found so far.
+    """
+    n = squared.shape[0]
+    target = log(perplexity)
+    z_lanes, d_lanes, v_lanes = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
+    distance = np.empty(n)
+    weight = np.empty(n)
+    for i in range(first, last):
+        smallest = np.inf
+        for j in range(n):
+            if j != i:
+                smallest = min(smallest, squared[i, j])
+        z_lanes[:] = 0.0
+        for base in range(0, n, LANES):
+            for lane in range(min(LANES, n - base)):
+                j = np.uintp(base + lane)
+                distance[j] = squared[i, j] - smallest if j != i else 0.0
+                z_lanes[lane] += distance[j]
+        # Distances in units of their mean, so that beta = 1 is a fair start.
+        mean = _butterfly(z_lanes) / (n - 1)
+        unit = 1.0 / mean if mean > 0.0 else 0.0
+        for j in range(n):
+            distance[j] *= unit
+        beta, low, high = 1.0, 0.0, np.inf
+        z = 1.0
+        for _ in range(_MAX_SEARCH):
+            z_lanes[:] = 0.0
+            d_lanes[:] = 0.0
+            v_lanes[:] = 0.0
+            for base in range(0, n, LANES):
+                for lane in range(min(LANES, n - base)):
+                    j = np.uintp(base + lane)
+                    d = distance[j]
+                    w = exp(-beta * d)
+                    weight[j] = w
+                    z_lanes[lane] += w
+                    d_lanes[lane] += w * d
+                    v_lanes[lane] += w * d * d
+            # The point itself took part with distance 0 and weight 1.
+            z = _butterfly(z_lanes) - 1.0
+            expectation = _butterfly(d_lanes) / z
+            variance = _butterfly(v_lanes) / z - expectation * expectation
+            excess = log(z) + beta * expectation - target
+            if abs(excess) < _ENTROPY_TOLERANCE:
+                break
+            if excess > 0.0:
+                low = beta
+            else:
+                high = beta
+            slope = beta * beta * variance
+            step = excess / slope if slope > 1e-12 else (2.0 if excess > 0.0 else -2.0)
+            beta *= exp(min(max(step, -2.0), 2.0))
+            if not low < beta < high:
+                beta = 2.0 * low if high == np.inf else 0.5 * (low + high)
+        inverse = 1.0 / z
+        for j in range(n):
+            p = weight[j] * inverse
+            out[i, j] = p if j != i and p >= _MIN_PROBABILITY else 0.0
+
+
+def affinities(squared: Tensor, perplexity: float) -> Tensor:
+    n = squared.shape[0]
+    conditional = torch.empty((n, n), dtype=torch.float32)
+    in_threads(
+        lambda first, last: _conditional_rows(
+            squared.numpy(), perplexity, first, last, conditional.numpy()
+        ),
+        n_items=n,
+        work=8 * n * n,
+    )
+    return (conditional + conditional.T) * (1.0 / (2 * n))
+
+
+@kernel
+def _divergence_rows(p, y, first, last, out):
+    """Fill ``out [3, N]`` with every row's sum of p, of q and of p (ln p + ln(1 + d^2))."""
+    n = p.shape[0]
+    lanes = np.empty((3, LANES))
+    for i in range(first, last):
+        lanes[:] = 0.0
+        for base in range(0, n, LANES):
+            for lane in range(min(LANES, n - base)):
+                j = np.uintp(base + lane)
+                if j != i:
+                    dx = np.float64(y[0, i]) - np.float64(y[0, j])
+                    dy = np.float64(y[1, i]) - np.float64(y[1, j])
+                    d = 1.0 + dx * dx + dy * dy
+                    lanes[1, lane] += 1.0 / d
+                    if p[i, j] > 0.0:
+                        pij = np.float64(p[i, j])
+                        lanes[0, lane] += pij
+                        lanes[2, lane] += pij * log(pij * d)
+        for part in range(3):
+            out[part, i] = _butterfly(lanes[part])
+
+
+def _kl_divergence(p: Floats, y: Floats) -> float:
+    """Return sum p ln(p / (q / Z)) = sum p ln(p (1 + d^2)) + ln Z sum p, in float64."""
+    rows = np.empty((3, p.shape[0]))
+    in_threads(
+        lambda first, last: _divergence_rows(p, y, first, last, rows),
+        n_items=p.shape[0],
+        work=4 * p.size,
+    )
+    p_sum, z, kl = (_sum(part) for part in rows)
+    return float(kl + p_sum * log(z))
+
+
+def _optimise(p, y, n_iter, early_exaggeration, learning_rate):
+    """Gradient descent with momentum and gains on ``y [2, N]`` in place; return the iterations.
+
+    dKL/dy_i = 4 (sum_j p_ij q_ij (y_i - y_j) - 1/Z sum_j q_ij^2 (y_i - y_j)), with the
+    unnormalised q_ij = 1 / (1 + |y_i - y_j|^2) and Z their sum (van der Maaten and Hinton, eq. 5).
+    The gains are Jacobs' delta-bar-delta as in the authors' code.
+    """
+    n = p.shape[0]
+    zero, one = np.float32(0.0), np.float32(1.0)
+    attraction = np.empty((2, n), np.float32)
+    repulsion = np.empty((2, n), np.float32)
+    z_rows = np.empty(n, np.float32)
+    update = np.zeros((2, n), np.float32)
+    gain = np.ones((2, n), np.float32)
+    rate = np.float32(learning_rate)
+    for iteration in range(n_iter):
+        exploring = iteration < _EXPLORATION
+        if iteration == _EXPLORATION:  # what was learnt of the exaggerated map does not help
+            update[:] = zero
+            gain[:] = one
+        exaggeration = np.float32(early_exaggeration if exploring else 1.0)
+        momentum = np.float32(0.5 if exploring else 0.8)
+        for block in numba.prange((n + _ROWS - 1) // _ROWS):
+            # One array, its parts at fixed offsets: the compiler sees that they do not overlap.
+            lanes = np.empty(5 * LANES, np.float32)
+            for i in range(_ROWS * block, min(n, _ROWS * (block + 1))):
+                lanes[:] = zero
+                xi, yi = y[0, i], y[1, i]
+                for base in range(0, n, LANES):
+                    for lane in range(min(LANES, n - base)):
+                        j = np.uintp(base + lane)
+                        dx, dy = xi - y[0, j], yi - y[1, j]
+                        q = one / (one + dx * dx + dy * dy)
+                        pq = p[i, j] * q
+                        qq = q * q
+                        lanes[lane] += q
+                        lanes[lane + LANES] += pq * dx
+                        lanes[lane + 2 * LANES] += pq * dy
+                        lanes[lane + 3 * LANES] += qq * dx
+                        lanes[lane + 4 * LANES] += qq * dy
+                z_rows[i] = _butterfly(lanes[:LANES]) - one  # without the point itself
+                attraction[0, i] = _butterfly(lanes[LANES : 2 * LANES])
+                attraction[1, i] = _butterfly(lanes[2 * LANES : 3 * LANES])
+                repulsion[0, i] = _butterfly(lanes[3 * LANES : 4 * LANES])
+                repulsion[1, i] = _butterfly(lanes[4 * LANES :])
+        z_lanes = np.zeros(LANES)
+        for base in range(0, n, LANES):
+            for lane in range(min(LANES, n - base)):
+                z_lanes[lane] += z_rows[np.uintp(base + lane)]
+        inverse = np.float32(1.0 / _butterfly(z_lanes))
+        check = (iteration + 1) % _CHECK_EVERY == 0
+        norm_lanes = np.zeros(LANES)
+        for axis in range(2):
+            for i in range(n):
+                gradient = np.float32(4.0) * (
+                    exaggeration * attraction[axis, i] - repulsion[axis, i] * inverse
+                )
+                if update[axis, i] * gradient < zero:
+                    gain[axis, i] += np.float32(0.2)
+                else:
+                    gain[axis, i] = max(gain[axis, i] * np.float32(0.8), np.float32(0.01))
+                update[axis, i] = momentum * update[axis, i] - rate * gain[axis, i] * gradient
+                y[axis, i] += update[axis, i]
+                if check:
+                    norm_lanes[i % LANES] += np.float64(gradient) * np.float64(gradient)
+        if check and np.sqrt(_butterfly(norm_lanes)) <= _MIN_GRADIENT_NORM:
+            return iteration + 1
+    return n_iter
+
+
+_optimise_serial = kernel(_optimise)
+_optimise_parallel = parallel_kernel(_optimise)
+
+
+def tsne(
+    affinities: Tensor,
+    initial: Tensor,
+    n_iter: int,
+    early_exaggeration: float,
+    learning_rate: float,
+) -> tuple[Tensor, float, int]:
+    p = affinities.numpy()
+    y = initial.T.float().contiguous()
+    parallel = n_threads() > 1 and p.shape[0] >= _MIN_PARALLEL
+    optimise = _optimise_parallel if parallel else _optimise_serial
+    done = optimise(p, y.numpy(), n_iter, early_exaggeration, learning_rate)
+    return y.T.contiguous(), float(_kl_divergence(p, y.numpy())), int(done)
+
+
+@kernel
+def _dot(a, b):
+    lanes = np.zeros(LANES)
+    for base in range(0, a.shape[0], LANES):
+        for lane in range(min(LANES, a.shape[0] - base)):
+            j = np.uintp(base + lane)
+            lanes[lane] += a[j] * b[j]
+    return _butterfly(lanes)
+
+
+@kernel
+def _centred_product(squared, row_mean, mean, v, out):
+    """Compute B v, where B = -J D J / 2 is the Gram matrix of the centred points."""
+    n = squared.shape[0]
+    lanes = np.empty(LANES)
+    for i in range(n):
+        lanes[:] = 0.0
+        shift = row_mean[i] - mean
+        for base in range(0, n, LANES):
+            for lane in range(min(LANES, n - base)):
+                j = np.uintp(base + lane)
+                lanes[lane] += (row_mean[j] + shift - squared[i, j]) * v[j]
+        out[i] = 0.5 * _butterfly(lanes)
+
+
+@kernel
+def _lanczos(squared, n_steps):
+    """Return the basis ``[m, N]`` and the tridiagonal matrix ``[m, m]`` of Lanczos on B."""
+    n = squared.shape[0]
+    row_mean = np.empty(n)
+    for i in range(n):
+        row_mean[i] = _sum(squared[i]) / n
+    mean = _sum(row_mean) / n
+    basis = np.zeros((n_steps, n))
+    tridiagonal = np.zeros((n_steps, n_steps))
+    # A fixed start without a pattern (Knuth's multiplicative hash), made orthogonal to 1.
+    for i in range(n):
+        basis[0, i] = np.float64((i + 1) * 2654435761 % 4294967296) / 2147483648.0 - 1.0
+    basis[0] -= _sum(basis[0]) / n
+    basis[0] /= np.sqrt(_dot(basis[0], basis[0]))
+    w = np.empty(n)
+    largest = 0.0
+    for step in range(n_steps):
+        _centred_product(squared, row_mean, mean, basis[step], w)
+        tridiagonal[step, step] = _dot(w, basis[step])
+        largest = max(largest, abs(tridiagonal[step, step]))
+        for _again in range(2):  # once is not enough in floating point
+            for other in range(step + 1):
+                w -= _dot(w, basis[other]) * basis[other]
+        beta = np.sqrt(_dot(w, w))
+        if step + 1 == n_steps or beta <= 1e-12 * largest:
+            return basis[: step + 1], tridiagonal[: step + 1, : step + 1]
+        tridiagonal[step, step + 1] = beta
+        tridiagonal[step + 1, step] = beta
+        basis[step + 1] = w / beta
+    return basis, tridiagonal
+
+
+@kernel
+def _jacobi(matrix):
+    """Return eigenvalues and eigenvectors (columns) of a small symmetric matrix, unsorted."""
+    n = matrix.shape[0]
+    a = matrix.copy()
+    vectors = np.eye(n)
+    for _ in range(30):
+        off = 0.0
+        for i in range(n):
+            for j in range(i):
+                off += a[i, j] * a[i, j]
+        if off == 0.0:
+            break
+        for i in range(n - 1):
+            for j in range(i + 1, n):
+                if a[i, j] != 0.0:
+                    theta = (a[j, j] - a[i, i]) / (2.0 * a[i, j])
+                    t = 1.0 / (abs(theta) + np.sqrt(theta * theta + 1.0))
+                    t = t if theta >= 0.0 else -t
+                    c = 1.0 / np.sqrt(t * t + 1.0)
+                    s = t * c
+                    for k in range(n):
+                        aki, akj = a[k, i], a[k, j]
+                        a[k, i] = c * aki - s * akj
+                        a[k, j] = s * aki + c * akj
+                    for k in range(n):
+                        aik, ajk = a[i, k], a[j, k]
+                        a[i, k] = c * aik - s * ajk
+                        a[j, k] = s * aik + c * ajk
+                        vki, vkj = vectors[k, i], vectors[k, j]
+                        vectors[k, i] = c * vki - s * vkj
+                        vectors[k, j] = s * vki + c * vkj
+    return np.diag(a).copy(), vectors
+
+
+def principal_axes(squared: Tensor) -> Tensor:
+    n = squared.shape[0]
+    basis, tridiagonal = _lanczos(squared.numpy(), min(_LANCZOS_STEPS, n - 1))
+    values, vectors = _jacobi(tridiagonal)
+    order = np.argsort(-values, kind="stable")[:2]
+    axes = np.zeros((n, 2))
+    largest = max(values[order[0]], 0.0)
+    for axis, which in enumerate(order):
+        if values[which] > 1e-12 * largest:
+            coordinates = np.zeros(n)
+            for weight, vector in zip(vectors[:, which], basis, strict=True):
+                coordinates += weight * vector
+            coordinates *= np.sqrt(n * values[which] / largest)
+            sign = np.sign(coordinates[np.argmax(np.abs(coordinates))])
+            axes[:, axis] = sign * coordinates
+    return torch.from_numpy(axes)

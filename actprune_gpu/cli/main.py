@@ -1,0 +1,62 @@
+"""Entry point: runs a command and turns what users can cause into one line and a status.
+
+Status 0: done; 2: bad input or usage, or a file that cannot be read or written; 130: interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any
+
+import typer
+
+from ..errors import InputError
+from .commands import apply_command, prune_command
+
+# Where typer keeps it has changed; a base of this one it has always been.
+_UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "UsageError")
+
+app = typer.Typer(
+    name="actprune-gpu",
+    help="Activation-based channel pruning: keep one channel of each kind.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command("prune")(prune_command)
+app.command("apply")(apply_command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its status."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its status."""
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _print_warning  # type: ignore[assignment]  # fewer names
+            status = app(args=arguments, standalone_mode=False, prog_name="actprune-gpu")
+        return status if isinstance(status, int) else 0
+    except _UsageError as error:
+        return _fail(error.format_message())
+    except InputError as error:
+        return _fail(str(error))
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{name}{error.strerror or error}")
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("interrupted; what was gathered is kept: go on with --resume", err=True)
+        return 130
+
+
+def _fail(message: str) -> int:
+    typer.echo("error: " + " ".join(message.split()), err=True)
+    return 2
+
+
+def _print_warning(message: Any, category: type[Warning], *where: Any) -> None:
+    if issubclass(category, UserWarning):
+        typer.echo(f"warning: {message}", err=True)

@@ -1,0 +1,101 @@
+"""Step 4: k-medoids of the embedded channels, for every number of clusters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .arrays import Array, like, require_finite, to_tensor
+from .backends import backend_of
+from .errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Clustering:
+    """A clustering round medoids.
+
+    Attributes:
+        medoids: ``[k]`` int64, ascending point numbers.
+        cluster_labels: ``[N]`` int64, the place in ``medoids`` of each point's nearest medoid, the
+            first one of equally near ones. A medoid is in its own cluster, so none is empty, even
+            where medoids coincide.
+        loss: Sum of the distances to the nearest medoids.
+    """
+
+    medoids: Array
+    cluster_labels: Array
+    loss: float
+
+
+@dataclass(frozen=True, eq=False)
+class KMedoidsSweep:
+    """Clusterings for every k = 2..N-1.
+
+    Attributes:
+        ks: ``[K]`` int64, 2..N-1.
+        loss: ``[K]`` float64, sum of the distances to the nearest medoids.
+        mss_mean: ``[K]`` float64, mean simplified silhouette in the definition ``"mean"``.
+        mss_nearest: ``[K]`` float64, the same in the definition ``"nearest"``.
+    """
+
+    ks: Array
+    loss: Array
+    mss_mean: Array
+    mss_nearest: Array
+    _points: Tensor = field(repr=False)
+    _medoid_bits: Tensor = field(repr=False)
+
+    def clustering(self, k: int) -> Clustering:
+        """Return the clustering that was scored for ``k``.
+
+        Raises:
+            InputError: If ``k`` is not in 2..N-1.
+        """
+        n = self._points.shape[0]
+        if not 2 <= k <= n - 1:
+            raise InputError(f"k must be in 2..{n - 1}, got {k}")
+        bits = np.unpackbits(self._medoid_bits[k - 2].cpu().numpy(), count=n, bitorder="little")
+        medoids = torch.from_numpy(np.flatnonzero(bits)).to(self._points.device)
+        distances = torch.cdist(
+            self._points.double(),
+            self._points[medoids].double(),
+            compute_mode="donot_use_mm_for_euclid_dist",
+        )
+        # Of equal minima argmin may return any, argmax of flags returns the first.
+        labels = (distances == distances.amin(1, keepdim=True)).to(torch.uint8).argmax(1)
+        labels[medoids] = torch.arange(k, device=labels.device)
+        loss = float(self.loss[k - 2])
+        return Clustering(like(medoids, self.loss), like(labels, self.loss), loss)
+
+
+def kmedoids_sweep(points: Array) -> KMedoidsSweep:
+    """Cluster points in the plane round k medoids, for every k = 2..N-1.
+
+    Each clustering is an optimum of PAM (Kaufman and Rousseeuw 1987): exchanging any one medoid for
+    any other point does not lower the sum of the distances to the nearest medoids. Distances are
+    Euclidean and rounded to 2^-30 of the extent of the points; the search is deterministic.
+
+    Args:
+        points: ``[N, 2]`` finite numbers, N >= 3.
+
+    Raises:
+        InputError: If ``points`` does not fit.
+    """
+    values = to_tensor(points, "points", "[N, 2]", torch.float64)
+    require_finite(values, "points")
+    n = values.shape[0]
+    if n < 3:
+        raise InputError(f"points must be at least 3, got {n}")
+    sweep = backend_of(values).kmedoids_sweep(values)
+    ks = torch.arange(2, n, device=values.device)
+    return KMedoidsSweep(
+        like(ks, points),
+        like(sweep.loss, points),
+        like(sweep.mss_mean, points),
+        like(sweep.mss_nearest, points),
+        values,
+        sweep.medoid_bits,
+    )

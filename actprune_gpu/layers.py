@@ -1,0 +1,62 @@
+"""The selection of many layers in one call."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+
+from .arrays import Array
+from .backends import backend_of
+from .errors import InputError
+from .moments import ClassMoments
+from .selection import ChannelSelection, SelectionConfig, select_channels
+from .weights import LayerWeights
+
+
+def select_layers(
+    moments: Mapping[str, ClassMoments],
+    weights: Mapping[str, LayerWeights | Array],
+    *,
+    config: SelectionConfig | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, ChannelSelection]:
+    """Select the channels of several layers, each by itself, on all cores at once.
+
+    Args:
+        moments: Class moments by layer.
+        weights: Weights by layer, as `select_channels` takes them.
+        config: How; the same for every layer. The criterion ``"random"`` draws for each layer from
+            a seed of its own, made of ``config.seed`` and the layer's name.
+        progress: Called with (layers done, layers in all).
+
+    Returns:
+        The selections, in the order of ``moments``; the same as layer by layer.
+
+    Raises:
+        InputError: If an argument does not fit; the message names the layer.
+    """
+    config = config or SelectionConfig()
+    missing = [name for name in moments if name not in weights]
+    if missing:
+        raise InputError(f"weights must have every layer of moments, got none for {missing[0]}")
+    if not moments:
+        return {}
+
+    def select(name: str) -> ChannelSelection:
+        own = config
+        if config.criterion == "random":
+            own = config.model_copy(update={"seed": config.seed ^ zlib.crc32(name.encode())})
+        try:
+            return select_channels(moments[name], weights[name], config=own)
+        except InputError as error:
+            raise InputError(f"layer {name}: {error}") from None
+
+    # The largest first: no core is left with a large layer at the end.
+    names = sorted(moments, key=lambda name: -moments[name].n_channels)
+    backend = backend_of(moments[names[0]].count)
+    selections: dict[str, ChannelSelection] = {}
+    for name, selection in zip(names, backend.map(select, names), strict=True):
+        selections[name] = selection
+        if progress:
+            progress(len(selections), len(names))
+    return {name: selections[name] for name in moments}

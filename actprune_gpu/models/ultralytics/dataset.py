@@ -1,0 +1,283 @@
+"""Data sets in Ultralytics' YAML form, read without writing anything beside them.
+
+Ultralytics' own data set classes leave cache files in the user's folders and repair images in
+place, so they are not used here. Images are only listed; decoding them comes later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from glob import escape, iglob
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from ...errors import InputError
+from . import ultralytics_module
+from .labels import Labels, parse_labels
+from .skipped import SkippedInputs
+
+IMAGE_SUFFIXES = (
+    *(".avif", ".bmp", ".dng", ".heic", ".heif", ".jp2", ".jpeg", ".jpeg2000", ".jpg", ".mpo"),
+    *(".png", ".tif", ".tiff", ".webp"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImage:
+    """One image and its objects.
+
+    Attributes:
+        name: Its path relative to the data set's folder, with forward slashes.
+        path: The file.
+        classes: ``[M]`` int64 class numbers.
+        boxes: ``[M, 4]`` float64 (left, top, right, bottom) relative to the image's size.
+    """
+
+    name: str
+    path: Path
+    classes: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """The labelled images of one split.
+
+    Attributes:
+        root: The data set's folder.
+        split: Which part of it this is.
+        class_names: The L names.
+        images: Every image with at least one object, sorted by name.
+        skipped: What was left out.
+        fingerprint: SHA-256 of class names, image names, image sizes in bytes and labels, of what
+            is used. It is the same wherever the data set lies.
+    """
+
+    root: Path
+    split: str
+    class_names: tuple[str, ...]
+    images: tuple[LabelledImage, ...]
+    skipped: SkippedInputs
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class DatasetLayout:
+    """Where a YAML file says that things are.
+
+    Attributes:
+        root: The data set's folder.
+        class_names: The L names.
+        sources: Folders of images, and text files that list images.
+    """
+
+    root: Path
+    class_names: tuple[str, ...]
+    sources: tuple[Path, ...]
+
+
+def load_dataset(
+    path: str | os.PathLike[str], split: str = "train", *, strict: bool = False
+) -> Dataset:
+    """Read the labels of a data set and list its images.
+
+    Images without labels, labels without image, empty label files and corrupt label rows are left
+    out and named in ``skipped``.
+
+    Args:
+        path: The YAML file: ``train``/``val``/``test`` (a folder, a text file that lists images, or
+            a list of those), ``names`` (or ``nc``), and ``path``, relative to the YAML's folder.
+        split: Which of the splits to read.
+        strict: Stop instead of leaving anything out.
+
+    Raises:
+        InputError: If the YAML, a folder or a key it needs is missing, a class index is out of
+            range, no image has a label, or ``strict`` and something would be left out.
+    """
+    layout = read_layout(path, split)
+    files = _list_images(layout.sources)
+    if not files:
+        raise InputError(f"no images in {_listing(layout.sources)}, the {split!r} split of {path}")
+    digest = hashlib.sha256(repr(layout.class_names).encode())
+    images: list[LabelledImage] = []
+    unlabelled, empty, missing, corrupt_rows = [], [], [], []
+    for name, image in sorted((_relative(file, layout.root), file) for file in files):
+        label_file = label_path(image)
+        if not image.is_file():
+            missing.append(name)
+            continue
+        if not label_file.is_file():
+            unlabelled.append(name)
+            continue
+        content = _read(label_file)
+        label_name = _relative(label_file, layout.root)
+        labels = parse_labels(content, label_name, len(layout.class_names))
+        corrupt_rows += [f"{label_name}:{row}" for row in labels.corrupt_rows]
+        if len(labels.classes):
+            images.append(LabelledImage(name, image, labels.classes, labels.boxes))
+            _add_to(digest, name, image, labels)
+        elif not labels.corrupt_rows:
+            empty.append(name)
+    skipped = SkippedInputs(
+        images_without_labels=tuple(unlabelled),
+        labels_without_image=tuple(
+            sorted(_relative(file, layout.root) for file in _labels_without_image(files))
+        ),
+        empty_label_files=tuple(empty),
+        corrupt_images=tuple(missing),
+        corrupt_label_rows=tuple(corrupt_rows),
+    )
+    if strict:
+        skipped.require_none()
+    if not images:
+        raise InputError(
+            f"none of the {len(files)} images of the {split!r} split of {path} has a usable label: "
+            f"{skipped.summary()}"
+        )
+    return Dataset(
+        layout.root, split, layout.class_names, tuple(images), skipped, digest.hexdigest()
+    )
+
+
+def read_layout(path: str | os.PathLike[str], split: str) -> DatasetLayout:
+    """Read the YAML file alone.
+
+    Raises:
+        InputError: If it is missing or unreadable, lacks a key, or names a place that is not there.
+    """
+    file = Path(path).absolute()
+    if not file.is_file():
+        raise InputError(f"no data set file at {path}")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"cannot read the data set file {path}: {reason}") from None
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{path} must hold the keys {split}, names and path, got {type(content).__name__}"
+        )
+    if split == "val" and "val" not in content and "validation" in content:
+        split = "validation"
+    if not content.get(split):
+        present = ", ".join(str(key) for key in content) or "none"
+        raise InputError(f"{path} must have the key {split!r} with its images, got keys {present}")
+    root = _root(content.get("path"), file)
+    places = content[split] if isinstance(content[split], list) else [content[split]]
+    sources = tuple(_source(str(place), root, f"the {split!r} split of {path}") for place in places)
+    return DatasetLayout(root, _class_names(content, path), sources)
+
+
+def label_path(image: Path) -> Path:
+    """Return where an image's labels are: ``images`` becomes ``labels``, the suffix ``.txt``.
+
+    The last folder called ``images`` counts; without one the labels lie beside the image.
+    """
+    folders = list(image.parts[:-1])
+    for index in range(len(folders) - 1, 0, -1):
+        if folders[index] == "images":
+            folders[index] = "labels"
+            break
+    return Path(*folders, image.stem + ".txt")
+
+
+def _root(path: Any, file: Path) -> Path:
+    """Return the data set's folder: beside the YAML, or else in Ultralytics' folder of data sets.
+
+    Downloaded data sets lie in the latter, and their YAML files lie elsewhere.
+    """
+    if path is None or path == "":
+        return file.parent.resolve()
+    root = file.parent / str(path)
+    if not root.is_dir() and not Path(str(path)).is_absolute():
+        with suppress(InputError):  # without Ultralytics there is no such folder
+            root = Path(ultralytics_module("ultralytics.utils").DATASETS_DIR) / str(path)
+    if not root.is_dir():
+        raise InputError(f"{file} names the folder {path!r}, which is not in {file.parent}")
+    return root.resolve()
+
+
+def _source(place: str, root: Path, what: str) -> Path:
+    source = root / place
+    if not source.exists() and place.startswith("../"):
+        source = root / place[3:]  # a well-known exporter writes ../train/images for train/images
+    if not source.exists():
+        raise InputError(f"{what} names {place!r}, which is not in {root}")
+    return source.resolve()
+
+
+def _class_names(content: dict[Any, Any], path: str | os.PathLike[str]) -> tuple[str, ...]:
+    names, count = content.get("names"), content.get("nc")
+    if count is not None and (not isinstance(count, int) or count < 1):
+        raise InputError(f"nc in {path} must be a number of classes, got {count!r}")
+    if names is None:
+        if count is None:
+            raise InputError(f"{path} must have the key 'names' with the classes' names")
+        return tuple(f"class_{index}" for index in range(count))
+    if isinstance(names, dict):
+        if set(names) != set(range(len(names))):
+            raise InputError(
+                f"names in {path} must have the keys 0..{len(names) - 1}, got {list(names)[:5]}..."
+            )
+        names = [names[index] for index in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise InputError(f"names in {path} must be the classes' names, got {names!r}")
+    if count is not None and count != len(names):
+        raise InputError(f"nc in {path} must be the number of names, {len(names)}, got {count}")
+    return tuple(str(name) for name in names)
+
+
+def _list_images(sources: Iterable[Path]) -> set[Path]:
+    files: set[Path] = set()
+    for source in sources:
+        if source.is_dir():
+            # Unlike Path.rglob, this follows links to folders and leaves hidden files alone.
+            found: Iterable[Path] = map(Path, iglob(f"{escape(str(source))}/**/*", recursive=True))
+        else:
+            lines = _read(source).decode("utf-8-sig", "replace").splitlines()
+            found = (source.parent / line.strip() for line in lines if line.strip())
+        files.update(file for file in found if file.suffix.lower() in IMAGE_SUFFIXES)
+    return files
+
+
+def _labels_without_image(images: set[Path]) -> set[Path]:
+    """Return the label files beside those of ``images`` that belong to no image on the disk."""
+    orphans: set[Path] = set()
+    for folder in {image.parent for image in images}:
+        labels = label_path(folder / "any.jpg").parent
+        if labels.is_dir() and folder.is_dir():
+            present = {
+                file.stem for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES
+            }
+            # Labelling tools leave a list of the classes in the same folder.
+            present.add("classes")
+            orphans.update(file for file in labels.glob("*.txt") if file.stem not in present)
+    return orphans
+
+
+def _add_to(digest: Any, name: str, image: Path, labels: Labels) -> None:
+    digest.update(f"{name}\0{image.stat().st_size}\0{len(labels.classes)}\0".encode())
+    digest.update(labels.classes.astype("<i8").tobytes() + labels.boxes.astype("<f8").tobytes())
+
+
+def _relative(file: Path, root: Path) -> str:
+    return Path(os.path.relpath(file, root)).as_posix()
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from None
+
+
+def _listing(sources: Sequence[Path]) -> str:
+    return ", ".join(str(source) for source in sources)

@@ -1,0 +1,163 @@
+"""The plan: what was kept of which layer and why, as a JSON file that can be replayed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from ..errors import InputError
+from ..files import replace_file
+from ..selection import ChannelSelection, SelectionConfig
+
+SCHEMA = "actprune_gpu.plan/1"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Curves(_Record):
+    """The sweep of a layer: one entry for each number of clusters."""
+
+    ks: list[int]
+    mss: list[float]
+    loss: list[float]
+
+
+class SeparabilityRecord(_Record):
+    """What the classes said: see `actprune_gpu.selection.SeparabilitySummary`."""
+
+    classes: list[str]
+    left_out: list[str]
+    mean: list[float]
+    max: list[float]
+
+
+class LayerPlan(_Record):
+    """What is kept of one layer, and why: see `actprune_gpu.ChannelSelection`."""
+
+    name: str
+    channels: int
+    keep: list[int]
+    k: int
+    reason: str
+    weights: list[float]
+    k_star: int | None = None
+    knee_reason: str | None = None
+    cluster_labels: list[int] | None = None
+    medoids: list[int] | None = None
+    embedding: list[tuple[float, float]] | None = None
+    kl_divergence: float | None = None
+    curves: Curves | None = None
+    separability: SeparabilityRecord | None = None
+
+    @property
+    def drop(self) -> list[int]:
+        """The channels not kept, ascending."""
+        return sorted(set(range(self.channels)) - set(self.keep))
+
+    @model_validator(mode="after")
+    def _check_keep(self) -> LayerPlan:
+        if not self.keep or self.keep != sorted(set(self.keep)):
+            raise ValueError(f"keep of layer {self.name} must ascend and not be empty")
+        if self.keep[0] < 0 or self.keep[-1] >= self.channels:
+            raise ValueError(f"keep of layer {self.name} must lie in 0..{self.channels - 1}")
+        return self
+
+    @classmethod
+    def of(cls, name: str, selection: ChannelSelection) -> LayerPlan:
+        """Write down the selection of a layer."""
+        summary = selection.separability
+        return cls(
+            name=name,
+            channels=selection.n_channels,
+            keep=selection.keep.tolist(),
+            k=selection.k,
+            reason=selection.reason,
+            weights=selection.weights.tolist(),
+            k_star=selection.k_star,
+            knee_reason=selection.knee_reason,
+            cluster_labels=_list(selection.cluster_labels),
+            medoids=_list(selection.medoids),
+            embedding=_list(selection.embedding),
+            kl_divergence=selection.kl_divergence,
+            curves=None
+            if selection.ks is None
+            else Curves(
+                ks=_list(selection.ks), mss=_list(selection.mss), loss=_list(selection.loss)
+            ),
+            separability=None
+            if summary is None
+            else SeparabilityRecord(
+                classes=list(summary.classes),
+                left_out=list(summary.left_out),
+                mean=summary.mean.tolist(),
+                max=summary.max.tolist(),
+            ),
+        )
+
+
+class PruningPlan(_Record):
+    """Everything that decides the pruned model, and what it came from.
+
+    Attributes:
+        schema_version: Name and version of this form.
+        model_name: File name of the model.
+        model_sha256: Fingerprint of that file.
+        data_sha256: Fingerprint of the data that the activations came from.
+        gathering: Settings and counts of the gathering.
+        selection: Settings of the selection.
+        layers: The layers, in the order in which the network runs them.
+        versions: Of the packages involved.
+    """
+
+    schema_version: str = SCHEMA
+    model_name: str
+    model_sha256: str
+    data_sha256: str
+    gathering: dict[str, Any]
+    selection: dict[str, Any]
+    layers: list[LayerPlan]
+    versions: dict[str, str]
+
+    @property
+    def config(self) -> SelectionConfig:
+        """The settings of the selection."""
+        return SelectionConfig(**self.selection)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan as JSON, whole or not at all."""
+        text = json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False)
+        replace_file(Path(path), (text + "\n").encode())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> PruningPlan:
+        """Read a plan.
+
+        Raises:
+            InputError: If ``path`` is missing or no plan of this version.
+        """
+        file = Path(path)
+        if not file.is_file():
+            raise InputError(f"no plan at {file}")
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise InputError(f"{file} must be a plan in JSON, got: {error}") from None
+        found = content.get("schema_version") if isinstance(content, dict) else None
+        if found != SCHEMA:
+            raise InputError(f"{file} must have schema_version {SCHEMA!r}, got {found!r}")
+        try:
+            return cls(**content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise InputError(f"{file} is not a valid plan: {where}: {first['msg']}") from None
+
+
+def _list(tensor: Any) -> Any:
+    return None if tensor is None else tensor.tolist()

@@ -1,0 +1,285 @@
+"""Steps 2 to 8 in one call: from class moments to the channels to keep, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import Tensor
+
+from .arrays import Array, require_finite, to_tensor
+from .backends import backend_of
+from .budget import KeepBounds, apply_budget, require_budget
+from .choice import by_weight, choose_by_weight
+from .embedding import Init, tsne_of_distances
+from .errors import InputError
+from .kmedoids import kmedoids_sweep
+from .knee import KneeMethod, find_knee
+from .moments import ClassMoments
+from .separability import class_statistics
+from .silhouette import SilhouetteDefinition
+from .weights import LayerWeights, WeightKind
+
+Criterion = Literal["separability", "gamma", "l1", "l2", "random"]
+_MIN_CHANNELS = 3
+
+
+class SelectionConfig(BaseModel):
+    """How channels are selected; the fields' defaults are the preset ``"default"``.
+
+    Attributes:
+        criterion: ``"separability"``, the method, or a baseline that ranks single channels:
+            BatchNorm ``"gamma"``, ``"l1"``, ``"l2"`` or ``"random"``. A baseline has no knee: it
+            keeps as many channels as the budget allows.
+        weight: What the channels of a cluster compete by.
+        silhouette: Definition of the simplified silhouette.
+        knee: How kneed smooths the MSS curve.
+        perplexity: Of t-SNE; clamped for few channels.
+        n_iter: Iterations of t-SNE.
+        init: Initialisation of t-SNE.
+        budget: Smallest and largest share of the channels to keep, or ``None``.
+        round_to: The number kept becomes a multiple of it.
+        min_channels: No layer keeps fewer.
+        seed: Of t-SNE's random numbers and of the criterion ``"random"``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    criterion: Criterion = "separability"
+    weight: WeightKind = "l1"
+    silhouette: SilhouetteDefinition = "mean"
+    knee: KneeMethod = "interp1d"
+    perplexity: float = Field(10.0, ge=1.0, allow_inf_nan=False)
+    n_iter: int = Field(1000, ge=1)
+    init: Init = "pca"
+    budget: KeepBounds | None = (0.25, 0.5)
+    round_to: int = Field(1, ge=1)
+    min_channels: int = Field(2, ge=1)
+    seed: int = Field(0, ge=0, lt=2**32)
+
+    def __init__(self, **settings: Any) -> None:
+        """Check the settings; an ``InputError`` names the first bad one."""
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            first = error.errors()[0]
+            if not first["loc"]:  # a rule of ours, its message is complete
+                raise InputError(first["msg"].removeprefix("Value error, ")) from None
+            name = ".".join(str(part) for part in first["loc"])
+            raise InputError(f"{name}: {first['msg']}, got {first['input']!r}") from None
+
+    @model_validator(mode="after")
+    def _check_budget(self) -> SelectionConfig:
+        require_budget(self.budget)
+        if self.budget is None and self.criterion != "separability":
+            raise InputError(f"criterion {self.criterion!r} needs a budget, it finds no knee")
+        return self
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> SelectionConfig:
+        """Return the settings of a preset, some of them overridden.
+
+        ``"default"``: what follows the data best (mean silhouette, interpolated curve, L1).
+        ``"upstream"``: the published code's choices (mean silhouette, polynomial, L2).
+        ``"paper"``: the method's description to the letter (nearest silhouette, interpolated, L1).
+
+        Raises:
+            InputError: If there is no such preset, or an override does not fit.
+        """
+        if name not in PRESETS:
+            raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+        return cls(**{**PRESETS[name], **overrides})
+
+
+PRESETS: dict[str, dict[str, str]] = {
+    "default": {},
+    "upstream": {"silhouette": "mean", "knee": "polynomial", "weight": "l2"},
+    "paper": {"silhouette": "nearest", "knee": "interp1d", "weight": "l1"},
+}
+
+
+@dataclass(frozen=True, eq=False)
+class SeparabilitySummary:
+    """What is kept of the separability matrix.
+
+    Attributes:
+        classes: Names of the classes used.
+        left_out: Names of the classes with fewer than two samples.
+        mean: ``[C]`` float64, mean over the class pairs.
+        max: ``[C]`` float64, of the best separated pair.
+    """
+
+    classes: tuple[str, ...]
+    left_out: tuple[str, ...]
+    mean: Tensor
+    max: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelSelection:
+    """Which channels of a layer to keep, and why.
+
+    The baselines rank channels and do nothing else: they leave everything behind ``weights`` empty.
+
+    Attributes:
+        keep: ``[k]`` int64, ascending.
+        n_channels: C.
+        criterion: What selected them.
+        k: Number of channels kept.
+        reason: The rules that set k.
+        weights: ``[C]`` float64 by which channels competed.
+        k_star: The knee, before the budget.
+        knee_reason: How the knee was found.
+        ks: ``[K]`` int64, every number of clusters tried.
+        mss: ``[K]`` float64, mean simplified silhouettes.
+        loss: ``[K]`` float64, k-medoids losses.
+        embedding: ``[C, 2]`` float32.
+        kl_divergence: Of the embedding.
+        cluster_labels: ``[C]`` int64, cluster of each channel at k.
+        medoids: ``[k]`` int64.
+        separability: Summary of the separability matrix.
+    """
+
+    keep: Tensor
+    n_channels: int
+    criterion: str
+    k: int
+    reason: str
+    weights: Tensor
+    k_star: int | None = None
+    knee_reason: str | None = None
+    ks: Tensor | None = None
+    mss: Tensor | None = None
+    loss: Tensor | None = None
+    embedding: Tensor | None = None
+    kl_divergence: float | None = None
+    cluster_labels: Tensor | None = None
+    medoids: Tensor | None = None
+    separability: SeparabilitySummary | None = None
+
+    @property
+    def drop(self) -> Tensor:
+        """``[C - k]`` int64, ascending: the channels not kept."""
+        dropped = torch.ones(self.n_channels, dtype=torch.bool, device=self.keep.device)
+        dropped[self.keep] = False
+        return dropped.nonzero().flatten()
+
+
+def select_channels(
+    moments: ClassMoments,
+    weights: LayerWeights | Array,
+    *,
+    config: SelectionConfig | None = None,
+) -> ChannelSelection:
+    """Select the channels of one layer.
+
+    Args:
+        moments: Class moments of its C channels.
+        weights: `LayerWeights`, or the layer's filters ``[C, ...]``, from which the norms follow,
+            or ready-made weights ``[C]`` that stand for whatever ``config`` names.
+        config: How; `SelectionConfig()` if left out.
+
+    Returns:
+        The selection, its tensors on the device of ``moments``.
+
+    Raises:
+        InputError: If an argument does not fit, the layer has fewer than 3 channels, or fewer than
+            two classes have samples.
+    """
+    config = config or SelectionConfig()
+    n_channels = moments.n_channels
+    if n_channels < _MIN_CHANNELS:
+        raise InputError(f"moments must have at least {_MIN_CHANNELS} channels, got {n_channels}")
+    values = _channel_weights(weights, moments, config).to(moments.count.device)
+    if config.criterion == "separability":
+        return _by_separability(moments, values, config)
+    return _by_rank(values, config)
+
+
+def _channel_weights(
+    weights: LayerWeights | Array, moments: ClassMoments, config: SelectionConfig
+) -> Tensor:
+    """Return the ``[C]`` float64 weights that the criterion needs."""
+    n_channels = moments.n_channels
+    if config.criterion == "random":
+        order = np.random.RandomState(config.seed).permutation(n_channels)
+        return torch.from_numpy(order).double()
+    kind = config.weight if config.criterion == "separability" else config.criterion
+    if not isinstance(weights, LayerWeights):
+        tensor = torch.as_tensor(weights)
+        if tensor.ndim == 1:
+            values = to_tensor(tensor, "weights", "[C]", torch.float64)
+        else:
+            values = LayerWeights.from_filters(tensor).of_kind(kind, moments)
+    else:
+        values = weights.of_kind(kind, moments)
+    if values.shape[0] != n_channels:
+        raise InputError(
+            f"weights must be one for each of the {n_channels} channels, got {values.shape[0]}"
+        )
+    require_finite(values, "weights")
+    return values
+
+
+def _by_rank(weights: Tensor, config: SelectionConfig) -> ChannelSelection:
+    n_channels = weights.shape[0]
+    budget = apply_budget(
+        n_channels,
+        n_channels,
+        budget=config.budget,
+        round_to=config.round_to,
+        min_channels=config.min_channels,
+    )
+    keep = by_weight(weights)[: budget.k].sort().values
+    return ChannelSelection(keep, n_channels, config.criterion, budget.k, budget.reason, weights)
+
+
+def _by_separability(
+    moments: ClassMoments, weights: Tensor, config: SelectionConfig
+) -> ChannelSelection:
+    n_channels = moments.n_channels
+    statistics, classes, left_out = class_statistics(moments)
+    distances = backend_of(moments.count).separability_distances(statistics)
+    embedded = tsne_of_distances(
+        distances.squared,
+        perplexity=config.perplexity,
+        n_iter=config.n_iter,
+        init=config.init,
+        seed=config.seed,
+    )
+    sweep = kmedoids_sweep(embedded.embedding)
+    mss = sweep.mss_mean if config.silhouette == "mean" else sweep.mss_nearest
+    knee = find_knee(sweep.ks, mss, method=config.knee)
+    budget = apply_budget(
+        knee.k,
+        n_channels,
+        budget=config.budget,
+        round_to=config.round_to,
+        min_channels=config.min_channels,
+    )
+    clustering = None
+    keep = torch.arange(n_channels, device=weights.device)
+    if budget.k < n_channels:
+        clustering = sweep.clustering(budget.k)
+        keep = choose_by_weight(clustering.cluster_labels, weights)
+    return ChannelSelection(
+        keep,
+        n_channels,
+        config.criterion,
+        budget.k,
+        budget.reason,
+        weights,
+        k_star=knee.k,
+        knee_reason=knee.reason,
+        ks=sweep.ks,
+        mss=mss,
+        loss=sweep.loss,
+        embedding=embedded.embedding,
+        kl_divergence=embedded.kl_divergence,
+        cluster_labels=clustering.cluster_labels if clustering else keep,
+        medoids=clustering.medoids if clustering else keep,
+        separability=SeparabilitySummary(classes, left_out, distances.row_mean, distances.row_max),
+    )

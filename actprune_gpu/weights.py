@@ -1,0 +1,59 @@
+"""Weights of channels: by them a cluster's channels compete and the baselines rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .arrays import Array, to_tensor
+from .errors import InputError
+from .moments import ClassMoments
+
+WeightKind = Literal["l1", "l2", "gamma", "activation"]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerWeights:
+    """What a layer's parameters say of its channels; ``None`` for what it does not have.
+
+    Attributes:
+        l1: ``[C]`` sum of the magnitudes of each filter's weights (Li et al. 2017).
+        l2: ``[C]`` Euclidean norm of each filter.
+        gamma: ``[C]`` magnitude of each channel's BatchNorm scale (Liu et al. 2017).
+    """
+
+    l1: Tensor | None = None
+    l2: Tensor | None = None
+    gamma: Tensor | None = None
+
+    @classmethod
+    def from_filters(cls, filters: Array, gamma: Array | None = None) -> LayerWeights:
+        """Compute the norms of ``filters [C, ...]``, with the BatchNorm scale ``gamma [C]``."""
+        tensor = torch.as_tensor(filters).detach().double()
+        if tensor.ndim < 2:
+            raise InputError(f"filters must have shape [C, ...], got {list(tensor.shape)}")
+        flat = tensor.flatten(1)
+        scale = None
+        if gamma is not None:
+            scale = to_tensor(gamma, "gamma", "[C]", torch.float64).abs()
+        return cls(flat.abs().sum(1), flat.square().sum(1).sqrt(), scale)
+
+    def of_kind(self, kind: WeightKind, moments: ClassMoments) -> Tensor:
+        """Return the ``[C]`` float64 weights of one kind.
+
+        ``"activation"`` is the mean over the samples of the magnitude of their class's mean: the
+        class moments hold no magnitudes of single activations.
+
+        Raises:
+            InputError: If the layer has no such weights.
+        """
+        if kind == "activation":
+            total = moments.count.sum(0).clamp(min=1)
+            return (moments.count * moments.mean.abs()).sum(0) / total
+        weights: Tensor | None = {"l1": self.l1, "l2": self.l2, "gamma": self.gamma}[kind]
+        if weights is None:
+            raise InputError(f"weights must have {kind!r}, got a layer without")
+        return to_tensor(weights, f"weights.{kind}", "[C]", torch.float64)
