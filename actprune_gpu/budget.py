@@ -89,9 +89,10 @@ def require_budget(budget: KeepBounds | None) -> None:
     """Raise ``InputError`` unless ``budget`` is two ordered shares in (0, 1], or ``None``."""
     if budget is None:
         return
-    if len(budget) != 2 or not all(isinstance(share, int | float) for share in budget):
-        raise InputError(f"budget must be two shares low, high, got {budget!r}")
-    low, high = budget
+    try:
+        low, high = (float(share) for share in budget)
+    except (TypeError, ValueError):
+        raise InputError(f"budget must be two shares (low, high), got {budget!r}") from None
     if not (0.0 <= low <= 1.0 and 0.0 < high <= 1.0):
         raise InputError(f"budget must lie inside 0..1, got {low:g}:{high:g}")
     if low > high:

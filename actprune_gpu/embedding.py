@@ -76,9 +76,9 @@ def tsne(
     points = to_tensor(x, "x", "[N, F]", torch.float64)
     require_finite(points, "x")
     if not 1 <= points.shape[1] <= _MAX_FEATURES:
-        raise InputError(f"x must have 1 to {_MAX_FEATURES} features, got {points.shape[1]}")
+        raise InputError(f"x must have shape [N, 1..{_MAX_FEATURES}], got {list(points.shape)}")
     largest = float(points.abs().max()) if points.numel() else 0.0
-    step = math.ldexp(1.0, math.frexp(largest)[1] - _ROW_BITS) if largest > 0.0 else 1.0
+    step = 2.0 ** (math.ceil(math.log2(largest)) - _ROW_BITS) if largest > 0.0 else 1.0
     require_options(points.shape[0], perplexity, n_iter, early_exaggeration, learning_rate)
     squared = backend_of(points).pairwise_distances((points / step).round())
     result = tsne_of_distances(
@@ -167,6 +167,8 @@ def _initial(squared: Tensor, init: Init | Array, seed: int) -> Tensor:
     if isinstance(init, str):
         if init not in ("pca", "random"):
             raise InputError(f"init must be 'pca', 'random' or an array [N, 2], got {init!r}")
+        if not 0 <= seed < 2**32:
+            raise InputError(f"seed must lie in 0..2**32-1, got {seed}")
         # RandomState's stream is frozen, unlike that of newer generators.
         noise = torch.from_numpy(np.random.RandomState(seed).standard_normal((n, 2)))
         start = noise.to(squared.device)
@@ -177,5 +179,5 @@ def _initial(squared: Tensor, init: Init | Array, seed: int) -> Tensor:
     start = to_tensor(init, "init", "[N, 2]", torch.float64)
     require_finite(start, "init")
     if start.shape[0] != n:
-        raise InputError(f"init must have a row for each of the {n} points, got {start.shape[0]}")
+        raise InputError(f"init must have shape [{n}, 2], got {list(start.shape)}")
     return start.to(squared.device)

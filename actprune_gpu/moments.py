@@ -98,6 +98,7 @@ class ClassMoments:
             InputError: If shapes do not fit or a label is out of range; nothing is changed then.
         """
         values = _floating(activations, "activations", "[N, C]")
+        self._require_channels(values, "activations")
         cells = torch.zeros((values.shape[0], 3), dtype=torch.int64, device=values.device)
         cells[:, 0] = torch.arange(values.shape[0], device=values.device)
         self.update_at(values[:, :, None, None], cells, labels)
@@ -117,11 +118,7 @@ class ClassMoments:
         values = _floating(features, "features", "[B, C, H, W]")
         where = to_tensor(cells, "cells", "[N, 3]", torch.int64)
         classes = to_tensor(labels, "labels", "[N]", torch.int64)
-        if values.shape[1] != self.n_channels:
-            raise InputError(
-                f"features must have {self.n_channels} channels like these moments, "
-                f"got {values.shape[1]}"
-            )
+        self._require_channels(values, "features")
         if where.shape[0] != classes.shape[0]:
             raise InputError(
                 f"labels must be one for each of the {where.shape[0]} samples, "
@@ -139,6 +136,13 @@ class ClassMoments:
             classes.to(device),
             (self.count, self.mean, self.m2),
         )
+
+    def _require_channels(self, values: Tensor, name: str) -> None:
+        if values.shape[1] != self.n_channels:
+            raise InputError(
+                f"{name} must have {self.n_channels} channels like these moments, "
+                f"got {values.shape[1]}"
+            )
 
     def merge(self, other: ClassMoments) -> ClassMoments:
         """Return the moments of both sets of samples together (Chan et al. 1979, eq. 2.1).
@@ -256,6 +260,12 @@ def load_moments(path: str | os.PathLike[str]) -> tuple[dict[str, ClassMoments],
         raise InputError(f"{file} is not a moments file: {error}") from None
     del header["format"], header["class_names"]
     return moments, header
+
+
+def require_moments(value: object) -> None:
+    """Raise ``InputError`` unless ``value`` is `ClassMoments`."""
+    if not isinstance(value, ClassMoments):
+        raise InputError(f"moments must be ClassMoments, got {type(value).__name__}")
 
 
 def _floating(value: Array, name: str, shape: str) -> Tensor:

@@ -18,7 +18,7 @@ from .embedding import Init, tsne_of_distances
 from .errors import InputError
 from .kmedoids import kmedoids_sweep
 from .knee import KneeMethod, find_knee
-from .moments import ClassMoments
+from .moments import ClassMoments, require_moments
 from .separability import class_statistics
 from .silhouette import SilhouetteDefinition
 from .weights import LayerWeights, WeightKind
@@ -190,6 +190,7 @@ def select_channels(
             two classes have samples.
     """
     config = config or SelectionConfig()
+    require_moments(moments)
     n_channels = moments.n_channels
     if n_channels < _MIN_CHANNELS:
         raise InputError(f"moments must have at least {_MIN_CHANNELS} channels, got {n_channels}")
@@ -208,14 +209,12 @@ def _channel_weights(
         order = np.random.RandomState(config.seed).permutation(n_channels)
         return torch.from_numpy(order).double()
     kind = config.weight if config.criterion == "separability" else config.criterion
-    if not isinstance(weights, LayerWeights):
-        tensor = torch.as_tensor(weights)
-        if tensor.ndim == 1:
-            values = to_tensor(tensor, "weights", "[C]", torch.float64)
-        else:
-            values = LayerWeights.from_filters(tensor).of_kind(kind, moments)
-    else:
+    if isinstance(weights, LayerWeights):
         values = weights.of_kind(kind, moments)
+    elif getattr(weights, "ndim", 1) == 1:
+        values = to_tensor(weights, "weights", "[C]", torch.float64)
+    else:
+        values = LayerWeights.from_filters(weights).of_kind(kind, moments)
     if values.shape[0] != n_channels:
         raise InputError(
             f"weights must be one for each of the {n_channels} channels, got {values.shape[0]}"

@@ -10,7 +10,7 @@ from torch import Tensor
 from .backends import backend_of
 from .backends.protocol import ClassStatistics
 from .errors import InputError
-from .moments import ClassMoments
+from .moments import ClassMoments, require_moments
 
 _MIN_SAMPLES = 2
 
@@ -68,6 +68,7 @@ def class_statistics(
     Raises:
         InputError: If fewer than two classes have samples, or ``std_floor`` is not positive.
     """
+    require_moments(moments)
     if not std_floor > 0.0:
         raise InputError(f"std_floor must be positive, got {std_floor}")
     used = (moments.count >= _MIN_SAMPLES).any(1)

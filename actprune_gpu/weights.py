@@ -32,10 +32,11 @@ class LayerWeights:
     @classmethod
     def from_filters(cls, filters: Array, gamma: Array | None = None) -> LayerWeights:
         """Compute the norms of ``filters [C, ...]``, with the BatchNorm scale ``gamma [C]``."""
-        tensor = torch.as_tensor(filters).detach().double()
-        if tensor.ndim < 2:
-            raise InputError(f"filters must have shape [C, ...], got {list(tensor.shape)}")
-        flat = tensor.flatten(1)
+        n_axes = getattr(filters, "ndim", 0)
+        if n_axes < 2:
+            raise InputError(f"filters must have shape [C, ...], got {n_axes} axes")
+        shape = "[C" + ", ..." * (n_axes - 1) + "]"
+        flat = to_tensor(filters, "filters", shape, torch.float64).flatten(1)
         scale = None
         if gamma is not None:
             scale = to_tensor(gamma, "gamma", "[C]", torch.float64).abs()

@@ -21,7 +21,7 @@ is removal[i] + min(best[i], min_c gain[c]), best[i] = min of gain[c] + correcti
 
 Distances are integers (fixed point): their sums are exact in any order, as long as they stay below
 2**53, in float64 too, which vector units can do. Points are put in an order in which neighbours lie
-together, and looked at in blocks of 16; ties go to the point that comes first in that order.
+together, and looked at in blocks of 16; that order has no influence on the result.
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ from torch import Tensor
 from ..protocol import Sweep
 from .compile import inlined, kernel
 from .math import float_bits
-from .threads import Tasks, in_threads
+from .threads import Tasks, in_threads, n_threads
 
 _DISTANCE_BITS = 30
 _LONGEST_SEGMENT = 512  # values of k
-_FEW_CLUSTERS = 64
+_FEW_CLUSTERS = 64  # with more, going back to the best costs more than it gives
 # Ways down and up again after the first way up: (up to this many points, ways), then one.
-_WAYS = ((128, 4), (512, 2))
+_WAYS = ((192, 4), (512, 2))
 _BLOCK = 16
+_MIN_PARALLEL = 192  # points; with fewer, other threads wake up too late to help
 # Rounding to fixed point can break the triangle inequality by this many units.
 _SLACK = 2.0
 _FAR = 2.0 ** (_DISTANCE_BITS + 1)
@@ -61,6 +62,7 @@ class _Space(NamedTuple):
     distances: Any  # [N, M] int32, M = N padded to whole blocks
     pivots: Any  # [B] int64, a point of each block
     radii: Any  # [B] float64, from the pivot to the farthest point of the block
+    numbers: Any  # [M] int64, the points' own numbers, by which ties are settled
 
 
 class _State(NamedTuple):
@@ -108,7 +110,7 @@ def _fill_distances(points, scale, first, last, out):
 
 
 @kernel
-def _find_pivots(distances, pivots, radii):
+def _find_pivots(distances, pivots, radii, numbers):
     n = distances.shape[0]
     for block in range(pivots.shape[0]):
         first, last = block * _BLOCK, min(n, block * _BLOCK + _BLOCK)
@@ -118,6 +120,12 @@ def _find_pivots(distances, pivots, radii):
             radius = np.float64(distances[point, first:last].max())
             if radius < radii[block]:
                 pivots[block], radii[block] = point, radius
+
+
+@inlined
+def _before(space, point, other):
+    """Return whether ``point`` goes before ``other`` where they are equally good."""
+    return point != _NONE and (other == _NONE or space.numbers[point] < space.numbers[other])
 
 
 @kernel
@@ -207,7 +215,7 @@ def _add(space, s, k, added):
         for j in range(first, min(first + _BLOCK, space.distances.shape[0])):
             distance = np.float64(row[j])
             near, old = s.near[j], s.near_distance[j]
-            if distance < old or (distance == old and added < near):
+            if distance < old or (distance == old and _before(space, added, near)):
                 s.second[j], s.second_distance[j] = near, old
                 s.near[j], s.near_distance[j] = added, distance
                 if near != _NONE:
@@ -216,7 +224,7 @@ def _add(space, s, k, added):
                 _link(s, j, added)
                 radius = max(radius, distance + old)
             elif distance < s.second_distance[j] or (
-                distance == s.second_distance[j] and added < s.second[j]
+                distance == s.second_distance[j] and _before(space, added, s.second[j])
             ):
                 s.second[j], s.second_distance[j] = added, distance
                 s.touched[near] = 1
@@ -230,22 +238,20 @@ def _add(space, s, k, added):
 
 
 @kernel
-def _find_second(space, s, k, point):
-    """Look for the second nearest medoid of ``point`` among all k."""
+def _nearest(space, s, k, point, excluded):
+    """Return the nearest of the k medoids to ``point``, one left out, and its distance."""
     row = space.distances[point]
-    near = s.near[point]
-    second, smallest = np.int64(_NONE), np.int32(0x7FFFFFFF)
+    nearest, smallest = np.int64(_NONE), np.int32(0x7FFFFFFF)
     for t in range(k):
         medoid = s.medoids[t]
         distance = row[medoid]
         if (
             distance <= smallest
-            and medoid != near
-            and (distance < smallest or medoid < second or second == _NONE)
+            and medoid != excluded
+            and (distance < smallest or _before(space, medoid, nearest))
         ):
-            second, smallest = medoid, distance
-    s.second[point], s.second_distance[point] = second, np.float64(smallest)
-    s.touched[near] = 1
+            nearest, smallest = medoid, distance
+    return nearest, np.float64(smallest)
 
 
 @kernel
@@ -280,7 +286,9 @@ def _remove(space, s, k, removed):
         if concerned:
             for j in range(first, first + _BLOCK):
                 if s.second[j] == removed:
-                    _find_second(space, s, k, j)
+                    near = s.near[j]
+                    s.second[j], s.second_distance[j] = _nearest(space, s, k, j, near)
+                    s.touched[near] = 1
     _touch(space, s, k, removed, radius + _SLACK)
 
 
@@ -309,8 +317,10 @@ def _evaluate(space, s, medoid):
     for t in range(size):
         for c in range(np.uintp(s.starts[t]), np.uintp(s.stops[t])):
             # Where there is no correction the gain may change unseen; _lowest_gain covers those.
-            if correction[c] < 0.0 and gain[c] + correction[c] < best:
-                best, best_candidate = gain[c] + correction[c], np.int64(c)
+            if correction[c] < 0.0 and gain[c] + correction[c] <= best:
+                value = gain[c] + correction[c]
+                if value < best or _before(space, np.int64(c), best_candidate):
+                    best, best_candidate = value, np.int64(c)
     s.removal[medoid] = removal
     s.reach[medoid] = reach
     s.best[medoid] = best
@@ -318,7 +328,7 @@ def _evaluate(space, s, medoid):
 
 
 @kernel
-def _lowest_gain(s):
+def _lowest_gain(space, s):
     """Return the lowest gain and the first point, medoids left out, that has it."""
     lowest = 1.0
     for first in range(0, s.gain.shape[0], _BLOCK):
@@ -326,10 +336,11 @@ def _lowest_gain(s):
         for lane in range(_BLOCK):
             of_block = min(of_block, s.gain[np.uintp(first + lane)])
         lowest = min(lowest, of_block)
+    candidate = np.int64(_NONE)
     for c in range(s.gain.shape[0]):
-        if s.gain[c] == lowest and s.place[c] == _NONE:
-            return lowest, c
-    return lowest, _NONE
+        if s.gain[c] == lowest and s.place[c] == _NONE and _before(space, c, candidate):
+            candidate = np.int64(c)
+    return lowest, candidate
 
 
 @kernel
@@ -341,20 +352,22 @@ def _descend(space, s, k):
             if s.touched[medoid]:
                 s.touched[medoid] = 0
                 _evaluate(space, s, medoid)
-        lowest, lowest_candidate = _lowest_gain(s)
+        lowest, lowest_candidate = _lowest_gain(space, s)
         change, removed = 0.0, np.int64(_NONE)
         for t in range(k):
             medoid = s.medoids[t]
             delta = s.removal[medoid] + min(s.best[medoid], lowest)
-            if delta < change or (delta == change and delta < 0.0 and medoid < removed):
+            if delta < change or (
+                delta == change and delta < 0.0 and _before(space, medoid, removed)
+            ):
                 change, removed = delta, medoid
         if removed == _NONE:
             return
         added = s.best_candidate[removed]
         if s.best[removed] > lowest:
             added = lowest_candidate
-        elif s.best[removed] == lowest and lowest_candidate != _NONE:
-            added = min(added, lowest_candidate)
+        elif s.best[removed] == lowest and _before(space, lowest_candidate, added):
+            added = lowest_candidate
         _add(space, s, k, added)
         _remove(space, s, k, removed)
 
@@ -402,39 +415,61 @@ def _record(s, n, k, loss, mss_mean, mss_nearest, is_medoid):
 
 
 @kernel
-def _start(space, s, first_medoid):
-    """Set up the state with one medoid."""
+def _clear(space, s):
+    """Set up the state without medoids."""
+    n = space.distances.shape[0]
     s.near[:] = _NONE
     s.second[:] = _NONE
     s.near_distance[:] = _FAR
     s.second_distance[:] = _FAR
     s.distance_sum[:] = 0.0
     s.gain[:] = 0.0
-    s.place[: space.distances.shape[0]] = _NONE
-    s.place[space.distances.shape[0] :] = 0  # padding never becomes a medoid
+    s.place[:n] = _NONE
+    s.place[n:] = 0  # padding never becomes a medoid
     s.touched[:] = 0
-    _add(space, s, 0, first_medoid)
 
 
 @kernel
 def _build(space, s, first, last):
     """Go from ``first`` to ``last`` medoids by the best additions: PAM's BUILD."""
     for k in range(first, last):
-        _, added = _lowest_gain(s)
+        _, added = _lowest_gain(space, s)
         _add(space, s, k, added)
 
 
 @kernel
 def _load(space, s, is_medoid):
     """Set up the state with the medoids flagged in ``is_medoid [N]``."""
+    n = space.distances.shape[0]
+    _clear(space, s)
     k = 0
-    for point in range(is_medoid.shape[0]):
+    for point in range(n):
         if is_medoid[point]:
-            if k == 0:
-                _start(space, s, point)
-            else:
-                _add(space, s, k, point)
+            s.medoids[k] = point
+            s.place[point] = k
+            s.head[point] = _NONE
+            s.size[point] = 0
+            s.touched[point] = 1
+            row = space.distances[point]
+            for j in range(n):
+                s.distance_sum[j] += np.float64(row[j])
             k += 1
+    for j in range(n):
+        near, s.near_distance[j] = _nearest(space, s, k, j, _NONE)
+        s.near[j] = near
+        s.second[j], s.second_distance[j] = _nearest(space, s, k, j, near)
+        _link(s, j, near)
+    for t in range(k):
+        radius = 0.0
+        j = s.head[s.medoids[t]]
+        while j != _NONE:
+            radius = max(radius, 2.0 * s.near_distance[j])
+            j = s.next[j]
+        size = _ball(space, s, s.medoids[t], radius + _SLACK)
+        j = s.head[s.medoids[t]]
+        while j != _NONE:
+            _change_gain(space, s, size, j, 0.0, s.near_distance[j])
+            j = s.next[j]
 
 
 @kernel
@@ -448,7 +483,7 @@ def _remove_cheapest(space, s, k):
         while j != _NONE:
             removal += s.second_distance[j] - s.near_distance[j]
             j = s.next[j]
-        if removal < cheapest or (removal == cheapest and medoid < removed):
+        if removal < cheapest or (removal == cheapest and _before(space, medoid, removed)):
             cheapest, removed = removal, medoid
     _remove(space, s, k, removed)
 
@@ -475,9 +510,9 @@ def _revise(space, s, start, k, stop, step, loss, mss_mean, mss_nearest, is_medo
         else:
             _remove_cheapest(space, s, k)
         _descend(space, s, k)
-        worse = not _record(s, n, k, loss, mss_mean, mss_nearest, is_medoid)
-        if worse and k < _FEW_CLUSTERS:  # with more, loading costs more than it gives
-            _load(space, s, is_medoid[k - 2])
+        no_worse = _record(s, n, k, loss, mss_mean, mss_nearest, is_medoid)
+        if not no_worse and k < _FEW_CLUSTERS:
+            _load(space, s, is_medoid[k - 2])  # go on from the best
 
 
 def _view(state: NDArray[np.float64]) -> _State:
@@ -535,32 +570,37 @@ def kmedoids_sweep(points: Tensor) -> Sweep:
     distances, unit = fixed_point(values[order])
     n_padded = distances.shape[1]
     n_blocks = n_padded // _BLOCK
-    space = _Space(distances, np.empty(n_blocks, np.int64), np.empty(n_blocks))
+    numbers = np.append(order, np.arange(n, n_padded))
+    space = _Space(distances, np.empty(n_blocks, np.int64), np.empty(n_blocks), numbers)
     _find_pivots(*space)
     loss, mss_mean, mss_nearest = np.full((3, n - 2), np.inf)
     is_medoid = np.zeros((n - 2, n), np.uint8)
-    first_medoid = int(distances[:, :n].sum(1, dtype=np.int64).argmin())
+    totals = distances[:, :n].sum(1, dtype=np.int64)
+    first_medoid = int(np.lexsort((order, totals))[0])
 
     state = np.empty((len(_State._fields), n_padded))
 
     notes = (loss, mss_mean, mss_nearest, is_medoid)
 
     # BUILD is nested: one run of it passes by the start of every segment.
-    _start(space, _view(state), first_medoid)
+    _clear(space, _view(state))
+    _add(space, _view(state), 0, first_medoid)
     built = 1
-    with Tasks() as tasks:
+    with Tasks(n_threads() if n >= _MIN_PARALLEL else 1) as tasks:
         for first, last in segments(n, 2):
             _build(space, _view(state), built, first)
             built = first
             tasks.add(_ascend, space, _view(state.copy()), first, last, *notes)
     for way in range(next((ways for limit, ways in _WAYS if n <= limit), 1)):
         down = way % 2 == 0
-        with Tasks() as tasks:
-            # Shifted against those before, so that what is good gets across their bounds.
+        # Shifted against the segments before, so that what is good gets across their bounds; each
+        # starts from what was noted before any of them began.
+        before = is_medoid.copy()
+        with Tasks(n_threads() if n >= _MIN_PARALLEL else 1) as tasks:
             for first, last in segments(n, 4 if down else 2):
                 k, stop = (min(last, n - 1), first) if down else (max(first - 1, 2), last - 1)
-                start, own = is_medoid[k - 2].copy(), _view(np.empty_like(state))
-                tasks.add(_revise, space, own, start, k, stop, -1 if down else 1, *notes)
+                own, step = _view(np.empty_like(state)), -1 if down else 1
+                tasks.add(_revise, space, own, before[k - 2], k, stop, step, *notes)
     by_number = np.empty_like(is_medoid)
     by_number[:, order] = is_medoid
     return Sweep(

@@ -50,11 +50,11 @@ def map_items(function: Callable[[Item], Result], items: Sequence[Item]) -> Iter
 class Tasks:
     """Independent tasks, begun in the order in which they are added; leaving waits for all.
 
-    Use as a context manager. With one thread a task is done when it is added.
+    Use as a context manager. With one worker a task is done when it is added.
     """
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(n_threads()) if n_threads() > 1 else None
+    def __init__(self, workers: int) -> None:
+        self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
         self._futures: list[Future[None]] = []
 
     def __enter__(self) -> Tasks:
@@ -83,6 +83,6 @@ def in_threads(kernel: Callable[[int, int], None], *, n_items: int, work: int) -
     if parts == 1:
         kernel(0, n_items)
         return
-    with Tasks() as tasks:
+    with Tasks(parts) as tasks:
         for part in range(parts):
             tasks.add(kernel, n_items * part // parts, n_items * (part + 1) // parts)

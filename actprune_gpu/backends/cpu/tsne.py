@@ -218,7 +218,7 @@ def _optimise(p, y, n_iter, early_exaggeration, learning_rate):
             for lane in range(min(LANES, n - base)):
                 z_lanes[lane] += z_rows[np.uintp(base + lane)]
         inverse = np.float32(1.0 / _butterfly(z_lanes))
-        check = (iteration + 1) % _CHECK_EVERY == 0
+        check = not exploring and (iteration + 1) % _CHECK_EVERY == 0
         norm_lanes = np.zeros(LANES)
         for axis in range(2):
             for i in range(n):

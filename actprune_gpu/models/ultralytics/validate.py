@@ -57,7 +57,7 @@ def validate(
     detect = ultralytics_module("ultralytics.models.yolo.detect")
     with (
         tempfile.TemporaryDirectory() as scratch,
-        _quiet(),
+        _contained(),
         # Checking a data set makes Ultralytics download a font, for plots that nobody draws.
         mock.patch("ultralytics.data.utils.check_font"),
     ):
@@ -120,12 +120,13 @@ def _link(file: Path, link: Path) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Ultralytics' tables and progress bars."""
+def _contained() -> Iterator[None]:
+    """Silence Ultralytics' tables and progress bars, and undo what it sets for the process."""
     logger: logging.Logger = ultralytics_module("ultralytics.utils").LOGGER
-    level = logger.level
+    level, threads = logger.level, torch.get_num_threads()
     logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
         logger.setLevel(level)
+        torch.set_num_threads(threads)  # its choice of a device comes with a number of threads
