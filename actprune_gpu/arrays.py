@@ -46,7 +46,7 @@ def to_tensor(value: Array, name: str, shape: str, dtype: torch.dtype) -> Tensor
         raise InputError(f"{name} must have shape {shape}, got {list(tensor.shape)}")
     if tensor.is_complex():
         raise InputError(f"{name} must be an array {shape} of real numbers, got {tensor.dtype}")
-    if not dtype.is_floating_point and tensor.is_floating_point():
+    if not dtype.is_floating_point and tensor.is_floating_point() and tensor.numel():
         raise InputError(f"{name} must hold integers, got {tensor.dtype}")
     return tensor.detach().to(dtype).contiguous()
 

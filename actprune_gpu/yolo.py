@@ -72,6 +72,7 @@ def prune(
     images: int | None = None,
     image_size: int | None = None,
     batch_size: int | None = None,
+    confidence: float = 0.25,
     device: str = "auto",
     strict: bool = False,
     resume: bool = False,
@@ -95,6 +96,7 @@ def prune(
         images: Use only this many images, the first ones by name.
         image_size: Longer side of the network's input; what it was trained with if left out.
         batch_size: Images in one forward pass; 1 on the CPU and 16 elsewhere if left out.
+        confidence: Predictions below it do not count.
         device: Where the network runs: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
         strict: Stop at the first bad image or label instead of leaving it out.
         resume: Go on with the moments in ``out``.
@@ -113,8 +115,9 @@ def prune(
         checkpoint,
         dataset,
         names,
-        image_size=image_size or trained_image_size(checkpoint),
+        image_size=trained_image_size(checkpoint) if image_size is None else image_size,
         batch_size=batch_size,
+        confidence=confidence,
         device=device_of(device),
         limit=images,
         strict=strict,

@@ -108,7 +108,7 @@ def test_kl_of_planted_channels(groups, size, seed):
 
 def test_kl_of_channels_without_structure():
     matrices = [matrix_of(random_moments(n, seed=n)) for n in (32, 64, 128)]
-    assert_no_worse_than_sklearn(matrices, n_starts=4)
+    assert_no_worse_than_sklearn(matrices, n_starts=3)
 
 
 def test_kl_of_real_activations(real_moments):
@@ -155,11 +155,15 @@ def test_kl_is_of_the_true_affinities_even_while_exaggerated(matrix):
     assert result.kl_divergence == pytest.approx(kl, rel=1e-3)
 
 
-def test_automatic_learning_rate_is_the_documented_one(matrix):
-    n = len(matrix)
-    automatic = tsne(matrix, early_exaggeration=4.0, **SHORT)
-    given_ = tsne(matrix, early_exaggeration=4.0, learning_rate=max(n / 4 / 4, 50.0), **SHORT)
-    assert same(automatic.embedding, given_.embedding)
+def test_automatic_learning_rate_is_the_documented_one():
+    # A tenth of the number of points; below 64 points the best map of that, twice and half of it.
+    for groups, size in ((10, 8), (6, 8)):
+        matrix = matrix_of(planted_moments(groups, size)[0])
+        n = len(matrix)
+        rates = [n / 10] if n >= 64 else [n / 10, n / 5, n / 20]
+        maps = [tsne(matrix, learning_rate=rate, n_iter=300) for rate in rates]
+        best = min(maps, key=lambda result: result.kl_divergence)
+        assert same(tsne(matrix, n_iter=300).embedding, best.embedding)
 
 
 @pytest.mark.parametrize("init", ["pca", "random"])

@@ -399,7 +399,7 @@ def test_unknown_preset_is_refused():
         (torch.ones(63), {}, ["weights", "64", "63"]),
         (torch.ones(63, 3, 3, 3), {}, ["weights", "64", "63"]),
         (torch.full((64,), float("nan")), {}, ["weights", "nan"]),
-        (None, {}, ["weights", "l1"]),
+        (None, {}, ["weights", "None"]),
         ("l1", {}, ["weights", "str"]),
         (torch.ones(64, 3, 3, 3), {"weight": "gamma"}, ["weight", "gamma"]),
         (LayerWeights(torch.ones(64), torch.ones(64)), {"weight": "gamma"}, ["weight", "gamma"]),

@@ -51,6 +51,9 @@ def prune_command(
     image_size: Annotated[
         int | None, typer.Option("--imgsz", help="Input size. [the model's]")
     ] = None,
+    confidence: Annotated[
+        float, typer.Option("--conf", help="Predictions below it do not count.")
+    ] = 0.25,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at bad images or labels.")] = False,
     resume: Annotated[
@@ -76,6 +79,7 @@ def prune_command(
             split=split,
             images=images,
             image_size=image_size,
+            confidence=confidence,
             device=device,
             strict=strict,
             resume=resume,

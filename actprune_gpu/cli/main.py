@@ -17,6 +17,8 @@ from .commands import apply_command, prune_command
 # Where typer keeps it has changed; a base of this one it has always been.
 _UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "UsageError")
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     name="actprune-gpu",
     help="Activation-based channel pruning: keep one channel of each kind.",
@@ -39,7 +41,8 @@ def run(arguments: list[str]) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _print_warning  # type: ignore[assignment]  # fewer names
             status = app(args=arguments, standalone_mode=False, prog_name="actprune-gpu")
-        return status if isinstance(status, int) else 0
+        # An interrupt comes back as a status or as an exception, depending on typer's version.
+        return _interrupted() if status == _INTERRUPTED else 0
     except _UsageError as error:
         return _fail(error.format_message())
     except InputError as error:
@@ -48,8 +51,12 @@ def run(arguments: list[str]) -> int:
         name = f"{error.filename}: " if error.filename else ""
         return _fail(f"{name}{error.strerror or error}")
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("interrupted; what was gathered is kept: go on with --resume", err=True)
-        return 130
+        return _interrupted()
+
+
+def _interrupted() -> int:
+    typer.echo("interrupted; what was gathered is kept: go on with --resume", err=True)
+    return _INTERRUPTED
 
 
 def _fail(message: str) -> int:

@@ -139,7 +139,7 @@ def _reason_to_stay(name: str, block: nn.Module, model: nn.Module) -> str:
     for part in name.split(".")[:-1]:
         ancestor = ancestor.get_submodule(part)
         kind = type(ancestor).__name__
-        if kind.startswith("Rep"):
+        if kind in ("RepConv", "RepVGGDW"):
             return f"it is a branch of a {kind} block, summed with others"
         if "Att" in kind:
             return f"the attention heads of {kind} fix its channels"

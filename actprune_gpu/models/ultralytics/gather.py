@@ -63,7 +63,8 @@ def gather(
         progress: Called with (images done, images in all).
         state_path: A file that the state is saved to on the way, also on Ctrl-C, and at the end.
         resume: Go on with the state in ``state_path``. The result is, bit for bit, that of a run
-            without interruption.
+            without interruption on the same machine with as many threads; elsewhere convolutions
+            may round differently.
         save_every: Number of images between two savings.
 
     Raises:

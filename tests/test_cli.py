@@ -1,0 +1,160 @@
+"""The command line, as a user calls it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("ultralytics")
+
+from actprune_gpu.cli.main import run
+from actprune_gpu.demo import CHECKPOINT
+
+
+def prune(shapes, out, *options):
+    return run(
+        ["prune", "--model", str(CHECKPOINT), "--data", str(shapes), "--out", str(out), *options]
+    )
+
+
+@pytest.fixture(scope="module")
+def pruned(shapes, tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli") / "out"
+    assert prune(shapes, out, "--layers", "model.6.*", "--no-val") == 0
+    return out
+
+
+def assert_fails(capsys, status, *words):
+    """Status 2 and one line on standard error that holds every word."""
+    captured = capsys.readouterr()
+    assert status == 2
+    lines = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, captured.err
+    assert "Traceback" not in captured.err
+    assert all(word in lines[0] for word in words), lines[0]
+
+
+def test_prune_prints_table_accuracy_and_files(shapes, tmp_path, capsys):
+    out = tmp_path / "out"
+    status = prune(
+        shapes, out, "--layers", "model.8.cv2", "--layers", "model.7", "--budget", "0.5:0.75",
+        "--round-to", "8", "--seed", "1", "--preset", "upstream", "--images", "40",
+    )  # fmt: skip
+    assert status == 0
+    printed = capsys.readouterr().out
+    assert "40 images" in printed
+    assert "model.8.cv2" in printed
+    assert "mAP50 " in printed
+    assert "mAP50-95 " in printed
+    assert str(out / "pruned.pt") in printed
+    plan = json.loads((out / "plan.json").read_text())
+    assert plan["selection"]["knee"] == "polynomial"
+    assert plan["selection"]["weight"] == "l2"
+    assert plan["selection"]["seed"] == 1
+    assert all(layer["k"] % 8 == 0 for layer in plan["layers"])
+
+
+def test_apply_replays_a_plan(pruned, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["--plan", str(pruned / "plan.json"), "--model", str(CHECKPOINT), "--out", str(out)]
+    assert run(["apply", *arguments]) == 0
+    assert "model.6.cv1" in capsys.readouterr().out
+    assert (out / "pruned.pt").is_file()
+
+
+def test_the_module_and_its_help_run():
+    for arguments in (["--help"], ["prune", "--help"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "actprune_gpu", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0
+        assert "--model" in done.stdout or "prune" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--budget", "0.6:0.5"], ["budget", "crossed", "0.6:0.5"]),
+        (["--budget", "0:1.5"], ["budget", "0..1", "1.5"]),
+        (["--budget", "half"], ["budget", "LOW:HIGH", "half"]),
+        (["--criterion", "magic"], ["criterion", "separability", "magic"]),
+        (["--criterion", "l1", "--budget", "none"], ["l1", "budget"]),
+        (["--preset", "best"], ["preset", "default", "upstream", "paper", "best"]),
+        (["--weight", "l3"], ["weight", "l3"]),
+        (["--layers", "model.6.cv9"], ["model.6.cv9", "nearest", "model.6.cv2"]),
+        (["--images", "0"], ["limit", "at least 1"]),
+        (["--round-to", "0"], ["round_to", "1"]),
+        (["--device", "cuda"], ["cuda", "GPU"]),
+        (["--split", "nosplit"], ["nosplit"]),
+        (["--no-such-option"], ["--no-such-option"]),
+        (["--images", "many"], ["--images", "integer"]),
+    ],
+)
+def test_bad_options_are_one_line_and_status_2(shapes, tmp_path, capsys, options, words):
+    import torch
+
+    if "cuda" in options and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    status = prune(shapes, tmp_path / "out", *options)
+    assert_fails(capsys, status, *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_files_are_one_line_and_status_2(shapes, tmp_path, capsys):
+    broken = tmp_path / "broken.pt"
+    broken.write_bytes(b"no checkpoint")
+    for model in (tmp_path / "missing.pt", broken, tmp_path):
+        arguments = ["--model", str(model), "--data", str(shapes), "--out", str(tmp_path / "out")]
+        assert_fails(capsys, run(["prune", *arguments]), str(model))
+    arguments = ["--model", str(CHECKPOINT), "--out", str(tmp_path / "out")]
+    assert_fails(capsys, run(["prune", *arguments]), "--data", "--model")
+    missing = ["--data", str(tmp_path / "no.yaml")]
+    assert_fails(capsys, run(["prune", *arguments, *missing]), "no.yaml")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_files_needs_force(shapes, pruned, capsys):
+    before = (pruned / "plan.json").read_bytes()
+    assert_fails(capsys, prune(shapes, pruned, "--no-val"), "empty", "force")
+    assert (pruned / "plan.json").read_bytes() == before
+    assert prune(shapes, pruned, "--no-val", "--force", "--layers", "model.6.*") == 0
+    assert (pruned / "plan.json").read_bytes() == before
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
+    shapes, pruned, capsys, monkeypatch
+):
+    import torch
+
+    before = {file.name: file.read_bytes() for file in pruned.iterdir()}
+
+    def full(contents, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(torch, "save", full)
+    status = prune(shapes, pruned, "--force", "--no-val", "--layers", "model.4.*")
+    assert_fails(capsys, status, "No space left on device")
+    after = {file.name: file.read_bytes() for file in pruned.iterdir()}
+    assert after.keys() == before.keys()
+    assert after["pruned.pt"] == before["pruned.pt"]
+    assert after["plan.json"] == before["plan.json"]
+
+
+def test_an_interrupt_is_130_and_says_how_to_go_on(shapes, tmp_path, capsys, monkeypatch):
+    from actprune_gpu.cli.output import Bars
+
+    def interrupt(self, what, done, total):
+        if done >= 16:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(Bars, "update", interrupt)
+        assert prune(shapes, out, "--no-val", "--layers", "model.6.*") == 130
+    assert "--resume" in capsys.readouterr().err
+    assert prune(shapes, out, "--no-val", "--layers", "model.6.*", "--resume") == 0
