@@ -7,7 +7,7 @@ import sys
 import pytest
 
 HEAVY = ["ultralytics", "numba", "cupy", "matplotlib", "kneed", "scipy", "sklearn", "pandas"]
-HEAVY += ["torchvision", "kmedoids", "cv2", "PIL", "tqdm"]
+HEAVY += ["torchvision", "kmedoids", "openTSNE", "cv2", "PIL", "tqdm"]
 
 STAGES = ["jeffries_matusita", "tsne", "kmedoids_sweep", "simplified_silhouette", "find_knee"]
 STAGES += ["choose_by_weight", "apply_budget", "select_channels"]

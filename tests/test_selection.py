@@ -12,8 +12,6 @@ import pytest
 import torch
 from helpers import (
     MODEST,
-    class_names,
-    complains,
     moments_of,
     planted_moments,
     random_moments,
@@ -34,7 +32,6 @@ from actprune_gpu import (
     select_channels,
     tsne,
 )
-from actprune_gpu.moments import ClassMoments
 
 QUICK = {"n_iter": 300}
 TENSORS = ("keep", "ks", "mss", "loss", "embedding", "cluster_labels", "medoids")
@@ -169,14 +166,14 @@ def test_degenerate_layers_are_selected_from_too(n_channels, n_classes, seed, sh
 
 
 def test_real_layers(real_moments):
-    name, moments = min(real_moments.items(), key=lambda item: item[1].n_channels)
+    moments = next(m for m in real_moments.values() if m.n_channels == 64)
     weights = weights_for(moments.n_channels)
     for preset in ("default", "upstream", "paper"):
         config = SelectionConfig.preset(preset)
         selection = select_channels(moments, weights, config=config)
         assert_consistent(selection, weights)
         fewest, most = budget_bounds_ref(moments.n_channels, (0.25, 0.5))
-        assert fewest <= selection.k <= most, name
+        assert fewest <= selection.k <= most
 
 
 # ---------------------------------------------------------------- weights
@@ -201,6 +198,15 @@ def test_the_weight_decides_inside_the_clusters(planted, weight):
         assert_same_selections(from_filters, selection)
     as_vector = select_channels(moments, expected, config=config)
     assert_same_selections(as_vector, selection)
+
+
+def test_weights_of_filters():
+    filters, expected = as_layer_weights()
+    signed = expected.gamma * torch.tensor([1.0, -1.0]).repeat(32)
+    got = LayerWeights.from_filters(filters, signed)
+    for kind in ("l1", "l2", "gamma"):
+        torch.testing.assert_close(getattr(got, kind), getattr(expected, kind))
+    assert LayerWeights.from_filters(filters).gamma is None
 
 
 def test_weights_do_not_move_the_clusters(planted):
@@ -284,21 +290,6 @@ def test_random_baseline_follows_its_seed(planted):
 
 
 # ---------------------------------------------------------------- presets and settings
-def test_presets():
-    default, upstream, paper = map(SelectionConfig.preset, ("default", "upstream", "paper"))
-    assert default == SelectionConfig()
-    assert (default.silhouette, default.knee, default.weight) == ("mean", "interp1d", "l1")
-    assert (upstream.silhouette, upstream.knee, upstream.weight) == ("mean", "polynomial", "l2")
-    assert (paper.silhouette, paper.knee) == ("nearest", "interp1d")
-    for preset in (default, upstream, paper):
-        assert preset.criterion == "separability"
-        assert (preset.perplexity, preset.n_iter) == (10.0, 1000)
-    changed = SelectionConfig.preset("upstream", seed=3, budget=None)
-    assert (changed.seed, changed.budget, changed.knee) == (3, None, "polynomial")
-    assert default.budget == (0.25, 0.5)
-    assert default.round_to == 1
-
-
 def test_presets_score_with_their_own_definitions(planted):
     moments, _, weights, default = planted
     sweep = kmedoids_sweep(default.embedding)
@@ -326,8 +317,8 @@ def test_two_calls_give_the_same_bits(planted):
     assert_same_selections(select_channels(moments, weights), selection)
 
 
-def test_number_of_threads_does_not_matter(planted):
-    moments, _, weights, _ = planted
+def test_number_of_threads_does_not_matter():
+    moments, weights = planted_moments(20, 11)[0], weights_for(220)  # enough to be shared out
     config = SelectionConfig(init="random", seed=5, **QUICK)
     first, second = (
         with_numba_threads(n, lambda: select_channels(moments, weights, config=config))
@@ -360,80 +351,3 @@ def test_a_fresh_process_gives_the_same_bits(planted):
     assert loss == here.loss.tolist()
     assert mss == here.mss.tolist()
     assert bits == here.embedding.view(torch.int32).tolist()
-
-
-# ---------------------------------------------------------------- bad input
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"criterion": "entropy"}, ["criterion", "separability", "random", "entropy"]),
-        ({"weight": "l3"}, ["weight", "l1", "activation", "l3"]),
-        ({"silhouette": "median"}, ["silhouette", "mean", "nearest", "median"]),
-        ({"knee": "elbow"}, ["knee", "interp1d", "polynomial", "elbow"]),
-        ({"init": "spectral"}, ["init", "pca", "random", "spectral"]),
-        ({"perplexity": -1.0}, ["perplexity", "-1"]),
-        ({"n_iter": 0}, ["n_iter", "0"]),
-        ({"budget": (0.5, 0.25)}, ["budget", "0.5", "0.25"]),
-        ({"budget": (0.5, 1.25)}, ["budget", "1.25"]),
-        ({"round_to": 0}, ["round_to", "0"]),
-        ({"min_channels": 0}, ["min_channels", "0"]),
-        ({"seed": "zero"}, ["seed", "zero"]),
-        ({"perplexty": 10}, ["perplexty"]),
-    ],
-)
-def test_bad_settings_are_refused(options, words):
-    with complains(*words):
-        SelectionConfig(**options)
-    with complains(*words):
-        SelectionConfig.preset("default", **options)
-
-
-def test_unknown_preset_is_refused():
-    with complains("preset", "default", "upstream", "paper", "fastest"):
-        SelectionConfig.preset("fastest")
-
-
-@pytest.mark.parametrize(
-    ("weights", "config", "words"),
-    [
-        (torch.ones(63), {}, ["weights", "64", "63"]),
-        (torch.ones(63, 3, 3, 3), {}, ["weights", "64", "63"]),
-        (torch.full((64,), float("nan")), {}, ["weights", "nan"]),
-        (None, {}, ["weights", "None"]),
-        ("l1", {}, ["weights", "str"]),
-        (torch.ones(64, 3, 3, 3), {"weight": "gamma"}, ["weight", "gamma"]),
-        (LayerWeights(torch.ones(64), torch.ones(64)), {"weight": "gamma"}, ["weight", "gamma"]),
-        (LayerWeights(torch.ones(64), torch.ones(64)), {"criterion": "gamma"}, ["gamma"]),
-        (LayerWeights(torch.ones(9), torch.ones(9)), {}, ["weights", "64", "9"]),
-    ],
-)
-def test_bad_weights_are_refused(planted, weights, config, words):
-    with complains(*words):
-        select_channels(planted[0], weights, config=SelectionConfig(**config))
-
-
-def test_too_few_channels_or_classes_are_refused():
-    for n_channels in (1, 2):
-        with complains("channels", "3", n_channels):
-            select_channels(random_moments(n_channels), torch.ones(n_channels))
-    with complains("class", "2"):
-        select_channels(random_moments(8, n_classes=1), torch.ones(8))
-    with complains("class", "2", "0"):
-        select_channels(ClassMoments.zeros(8, class_names(4)), torch.ones(8))
-    with complains("moments", "ClassMoments"):
-        select_channels(torch.zeros(8, 4), torch.ones(8))
-
-
-def test_baselines_need_a_budget():
-    for criterion in ("gamma", "l1", "l2", "random"):
-        with complains("criterion", "budget", criterion):
-            SelectionConfig(criterion=criterion, budget=None)
-
-
-def test_weights_of_filters():
-    filters, expected = as_layer_weights()
-    signed = expected.gamma * torch.tensor([1.0, -1.0]).repeat(32)
-    got = LayerWeights.from_filters(filters, signed)
-    for kind in ("l1", "l2", "gamma"):
-        torch.testing.assert_close(getattr(got, kind), getattr(expected, kind))
-    assert LayerWeights.from_filters(filters).gamma is None

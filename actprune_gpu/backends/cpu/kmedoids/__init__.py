@@ -1,0 +1,29 @@
+"""k-medoids for every k = 2..N-1, in about N^2 log N, with the simplified silhouettes for free.
+
+The sweep walks up the k axis in segments. A segment starts from PAM's greedy BUILD and descends to
+an optimum; then each k starts from the optimum of k - 1 plus the best addition, and about one swap
+is left to do. Then it walks down, each k from the optimum of k + 1 less the cheapest medoid, and up
+again, and keeps the best that it has seen of each k. Every swap is the steepest one of all (medoid,
+candidate) pairs, with ties to the lowest medoid and then the lowest candidate, so the result does
+not depend on how the search is organised, and the segments depend on N alone.
+
+The loss change of "remove medoid i, add candidate c" splits into (Schubert and Rousseeuw 2021)
+
+    removal[i] + gain[c] + correction(i, c)
+
+where gain[c] = sum_j min(D[c, j] - near_j, 0) over all points, removal[i] is the sum of
+second_j - near_j over the points of cluster i, and correction(i, c) the sum over the same points of
+min(max(D[c, j], near_j) - second_j, 0). The correction is 0 unless c is closer to some point of
+the cluster than that point's second medoid, which the triangle inequality confines to a ball round
+medoid i of radius reach[i] = max_j near_j + second_j; it is never positive. So the best swap of i
+is removal[i] + min(best[i], min_c gain[c]), best[i] = min of gain[c] + correction where that is not
+0, and after an addition or a removal only the medoids whose balls it touches are evaluated again.
+
+Distances are integers (fixed point): their sums are exact in any order, as long as they stay below
+2**53, in float64 too, which vector units can do. Points are put in an order in which neighbours lie
+together, and looked at in blocks of 16; that order has no influence on the result.
+"""
+
+from .sweep import kmedoids_sweep, simplified_silhouette
+
+__all__ = ["kmedoids_sweep", "simplified_silhouette"]

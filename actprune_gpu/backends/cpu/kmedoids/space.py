@@ -1,0 +1,89 @@
+"""The points: exact distances, and blocks of neighbours to look at together."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..compile import inlined, kernel
+from ..threads import in_threads
+
+BLOCK = 16
+NONE = -1
+_DISTANCE_BITS = 30
+FAR = 2.0 ** (_DISTANCE_BITS + 1)
+# Rounding to fixed point can break the triangle inequality by this many units.
+SLACK = 2.0
+
+
+class Space(NamedTuple):
+    """The points in blocks, the same for every k."""
+
+    distances: Any  # [N, M] int32, M = N padded to whole blocks
+    pivots: Any  # [B] int64, a point of each block
+    radii: Any  # [B] float64, from the pivot to the farthest point of the block
+    numbers: Any  # [M] int64, the points' own numbers, by which ties are settled
+
+
+@kernel
+def fill_distances(points, scale, first, last, out):
+    """Fill rows of ``out [N, M]`` int32 with rint(scale * Euclidean distance), padded with far."""
+    n = points.shape[0]
+    for i in range(first, last):
+        xi, yi = points[i, 0], points[i, 1]
+        for j in range(n):
+            dx, dy = xi - points[j, 0], yi - points[j, 1]
+            out[i, j] = np.int32(scale * np.sqrt(dx * dx + dy * dy) + 0.5)
+        out[i, n:] = np.int32(0x7FFFFFFF)
+
+
+@kernel
+def find_pivots(distances, pivots, radii, numbers):
+    n = distances.shape[0]
+    for block in range(pivots.shape[0]):
+        first, last = block * BLOCK, min(n, block * BLOCK + BLOCK)
+        pivots[block] = first
+        radii[block] = FAR
+        for point in range(first, last):
+            radius = np.float64(distances[point, first:last].max())
+            if radius < radii[block]:
+                pivots[block], radii[block] = point, radius
+
+
+@inlined
+def before(space, point, other):
+    """Return whether ``point`` goes before ``other`` where they are equally good."""
+    return point != NONE and (other == NONE or space.numbers[point] < space.numbers[other])
+
+
+def spatial_order(points: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return an order ``[N]`` in which every block of points lies close together.
+
+    A k-d tree: halves by x, quarters by y, and so on down to single blocks; equal coordinates keep
+    their order.
+    """
+    n = len(points)
+    n_blocks = -(-n // BLOCK)
+    order = np.arange(n)
+    for level in range((n_blocks - 1).bit_length()):
+        node = (np.arange(n) // BLOCK * 2**level) // n_blocks
+        order = order[np.lexsort((points[order, level % 2], node))]
+    return order
+
+
+def fixed_point(points: NDArray[np.float64]) -> tuple[NDArray[np.int32], float]:
+    """Return distances ``[N, M]`` as integers, M = N in whole blocks, and the unit they count."""
+    n = len(points)
+    diagonal = math.hypot(*np.ptp(points, axis=0))
+    exponent = math.frexp(diagonal)[1] if diagonal > 0 else 0
+    unit = math.ldexp(1.0, exponent - _DISTANCE_BITS)
+    distances = np.empty((n, -(-n // BLOCK) * BLOCK), np.int32)
+    in_threads(
+        lambda first, last: fill_distances(points, 1.0 / unit, first, last, distances),
+        n_items=n,
+        work=distances.size,
+    )
+    return distances, unit
