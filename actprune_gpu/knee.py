@@ -67,7 +67,9 @@ def find_knee(
     require_finite(curve, "mss")
     y = curve.cpu().numpy()
     if len(x) == 0 or len(x) != len(y):
-        raise InputError(f"mss must have a value for each k, got {len(y)} for {len(x)}")
+        raise InputError(
+            f"ks and mss must be as many, at least one, got {len(x)} ks and {len(y)} mss"
+        )
     if (np.diff(x) <= 0).any():
         raise InputError(f"ks must ascend, got {x.tolist()[:8]}")
     if len(x) == 1:
