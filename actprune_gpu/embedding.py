@@ -21,7 +21,7 @@ _ROW_BITS = 16
 _MAX_FEATURES = 1 << 19
 _INITIAL_STD = 1e-4
 _SMALLEST_PERPLEXITY = 1.5
-_FEW_POINTS = 64
+_ROBUST_RATE = 50.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +66,8 @@ def tsne(
         n_iter: Iterations at most; fewer if the gradient vanishes.
         init: ``"pca"``, ``"random"`` (normal, standard deviation 1e-4) or an array ``[N, 2]``.
         early_exaggeration: Factor on the attraction in the first 250 iterations.
-        learning_rate: Step size; ``"auto"`` is max(N / 10, 4), which on separability matrices ends
-            lower than scikit-learn's rule, and for N < 64 the best of that, twice and half of it.
+        learning_rate: Step size; ``"auto"`` is N / 10 for N >= 500. With fewer points it is
+            whichever ends lowest of max(N / 10, 4), twice that, and 50, scikit-learn's rule.
         seed: Of the random initialisation, and of the axes in which the points do not vary.
 
     Raises:
@@ -112,11 +112,12 @@ def tsne_of_distances(
     initial = _initial(squared, init, seed)
     used = clamp_perplexity(perplexity, n)
     affinities = backend.affinities(squared, used)
-    runs = [
-        backend.tsne(affinities, initial, n_iter, early_exaggeration, rate)
-        for rate in _learning_rates(n, learning_rate)
-    ]
-    embedding, kl_divergence, done = min(runs, key=lambda run: run[1])
+
+    def run(rate: float) -> tuple[Tensor, float, int]:
+        return backend.tsne(affinities, initial, n_iter, early_exaggeration, rate)
+
+    runs = backend.map(run, _learning_rates(n, learning_rate))
+    embedding, kl_divergence, done = min(runs, key=lambda result: result[1])
     return TSNEResult(embedding, kl_divergence, done, used)
 
 
@@ -124,8 +125,8 @@ def _learning_rates(n_points: int, learning_rate: float | Literal["auto"]) -> li
     if learning_rate != "auto":
         return [learning_rate]
     rate = max(n_points / 10.0, 4.0)
-    # Where the map is a matter of luck, and cheap, the best of a few.
-    return [rate, 2.0 * rate, 0.5 * rate] if n_points < _FEW_POINTS else [rate]
+    # With few points a low rate ends lowest, but may not get away from the start at all.
+    return [rate, 2.0 * rate, _ROBUST_RATE] if rate < _ROBUST_RATE else [rate]
 
 
 def clamp_perplexity(perplexity: float, n_points: int) -> float:

@@ -156,14 +156,19 @@ def test_kl_is_of_the_true_affinities_even_while_exaggerated(matrix):
 
 
 def test_automatic_learning_rate_is_the_documented_one():
-    # A tenth of the number of points; below 64 points the best map of that, twice and half of it.
-    for groups, size in ((10, 8), (6, 8)):
+    for groups, size in ((10, 8), (6, 5)):
         matrix = matrix_of(planted_moments(groups, size)[0])
-        n = len(matrix)
-        rates = [n / 10] if n >= 64 else [n / 10, n / 5, n / 20]
-        maps = [tsne(matrix, learning_rate=rate, n_iter=300) for rate in rates]
+        rate = max(len(matrix) / 10, 4.0)
+        maps = [tsne(matrix, learning_rate=each, n_iter=300) for each in (rate, 2 * rate, 50.0)]
         best = min(maps, key=lambda result: result.kl_divergence)
         assert same(tsne(matrix, n_iter=300).embedding, best.embedding)
+
+
+def test_a_low_rate_that_never_leaves_the_start_is_not_taken():
+    matrix = matrix_of(planted_moments(24, 3, n_classes=80, jitter=0.15)[0])
+    stuck = tsne(matrix, learning_rate=2.0)
+    assert stuck.kl_divergence > 1.0
+    assert tsne(matrix).kl_divergence < 0.5
 
 
 @pytest.mark.parametrize("init", ["pca", "random"])

@@ -35,12 +35,13 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
-def run(arguments: list[str]) -> int:
-    """Run one command and return its status."""
+def run(arguments: list[str], application: typer.Typer = app) -> int:
+    """Run one command of an application and return its status."""
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("once")
             warnings.showwarning = _print_warning  # type: ignore[assignment]  # fewer names
-            status = app(args=arguments, standalone_mode=False, prog_name="actprune-gpu")
+            status = application(args=arguments, standalone_mode=False)
         # An interrupt comes back as a status or as an exception, depending on typer's version.
         return _interrupted() if status == _INTERRUPTED else 0
     except _UsageError as error:

@@ -1,0 +1,1 @@
+"""The benchmark: every stage against what people use today, after checking for equal work."""

@@ -1,0 +1,79 @@
+"""``python -m actprune_gpu.bench``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..cli.main import run
+from ..errors import BackendUnavailableError, InputError
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command()
+def bench(
+    case: Annotated[
+        list[str] | None, typer.Option(help="Case, or case:size; repeatable. [all]")
+    ] = None,
+    peers: Annotated[bool, typer.Option(help="Time the peers as well.")] = True,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes, under a minute.")] = False,
+    repeats: Annotated[int, typer.Option(help="Paired repeats. [5; 3 with --quick]")] = 0,
+    device: Annotated[str, typer.Option(help="Only cpu so far.")] = "cpu",
+    json: Annotated[Path | None, typer.Option(help="Write the rows here.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the rows here, as PNG or SVG.")] = None,
+) -> None:
+    """Time every stage against the libraries that people use, after checking for equal work."""
+    if device != "cpu":
+        raise BackendUnavailableError(f"device must be cpu, there are no others yet, got {device}")
+    if repeats < 0:
+        raise InputError(f"repeats must be at least 1, got {repeats}")
+    if plot and plot.suffix not in (".png", ".svg"):
+        raise InputError(f"plot must end in .png or .svg, got {plot}")
+    from . import report
+    from .cases import CASES
+    from .runner import Row, run_case
+    from .timing import measure_ceilings
+
+    chosen = [(name, size) for wanted in case or CASES for name, size in _sizes(wanted, quick)]
+    ceilings = measure_ceilings()
+    facts = report.header(ceilings)
+    report.print_header(facts)
+    rows: list[Row] = []
+    for name, size in chosen:
+        typer.echo(f"{name} {size} ...", err=True)
+        rows += run_case(
+            name,
+            size,
+            CASES[name].make(size),
+            repeats=repeats or (3 if quick else 5),
+            with_peers=peers,
+            ceilings=ceilings,
+        )
+    report.print_table(rows)
+    if json:
+        report.write_json(json, facts, rows)
+    if plot:
+        report.write_plot(plot, rows)
+
+
+def _sizes(wanted: str, quick: bool) -> list[tuple[str, int]]:
+    """Return the (case, size) that ``case`` or ``case:size`` stands for."""
+    from .cases import CASES
+
+    name, _, size = wanted.partition(":")
+    if name not in CASES:
+        raise InputError(f"case must be one of {', '.join(CASES)}, got {name!r}")
+    if not size:
+        kind = CASES[name]
+        return [(name, each) for each in (kind.quick_sizes if quick else kind.sizes)]
+    if not size.isdigit() or int(size) < 3:
+        raise InputError(f"case size must be a number of at least 3, got {wanted!r}")
+    return [(name, int(size))]
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:], app))

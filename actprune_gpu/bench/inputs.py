@@ -1,0 +1,59 @@
+"""What is computed on: the seeds are written here and nowhere else."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..embedding import tsne
+from ..moments import ClassMoments
+from ..separability import jeffries_matusita
+
+CLASSES = 80
+_KINDS_OF_CHANNEL = 24
+
+# Output channels of the 57 convolutions before and in the head of YOLOv8n.
+# fmt: off
+YOLOV8N = [
+    16, 32, 32, 16, 16, 32, 64, 64, 32, 32, 32, 32, 64, 128, 128, 64, 64, 64, 64, 128,
+    256, 256, 128, 128, 256, 128, 256, 128, 64, 64, 128, 64, 32, 32, 64, 64, 128, 64,
+    64, 128, 128, 256, 128, 128, 256, 64, 64, 64, 64, 64, 64, 80, 80, 80, 80, 80, 80,
+]
+# fmt: on
+
+
+@cache
+def class_moments(n_channels: int, n_classes: int = CLASSES, seed: int = 0) -> ClassMoments:
+    """Return moments of channels of 24 kinds, each with noise of its own."""
+    rng = np.random.default_rng([seed, n_channels, n_classes])
+    kind = rng.integers(0, _KINDS_OF_CHANNEL, n_channels)
+    mean = rng.normal(size=(n_classes, _KINDS_OF_CHANNEL))[:, kind]
+    mean += 0.15 * rng.normal(size=mean.shape)
+    variance = 0.25 * np.exp(0.6 * rng.normal(size=mean.shape))
+    count = torch.full(mean.shape, 10)
+    names = tuple(str(number) for number in range(n_classes))
+    return ClassMoments(count, torch.from_numpy(mean), torch.from_numpy(variance * 10), names)
+
+
+@cache
+def separability(n_channels: int) -> NDArray[np.float32]:
+    """Return the separability matrix ``[C, P]`` of `class_moments`."""
+    matrix: NDArray[np.float32] = jeffries_matusita(class_moments(n_channels)).matrix.numpy()
+    return matrix
+
+
+@cache
+def points(kind: str, n_points: int) -> NDArray[np.float32]:
+    """Return ``[N, 2]`` points: an ``"embedding"``, ``"clustered"`` or ``"uniform"``."""
+    if kind == "embedding":
+        embedding: NDArray[np.float32] = tsne(separability(n_points)).embedding
+        return embedding
+    rng = np.random.default_rng([1, n_points])
+    if kind == "uniform":
+        return rng.random((n_points, 2)).astype(np.float32)
+    centres = 10.0 * rng.normal(size=(max(4, n_points // 20), 2))
+    chosen = centres[rng.integers(0, len(centres), n_points)]
+    return (chosen + rng.normal(size=(n_points, 2))).astype(np.float32)
