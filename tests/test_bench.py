@@ -72,7 +72,7 @@ def test_small_cases_do_equal_work(name):
     pytest.importorskip("kmedoids")
     pytest.importorskip("openTSNE")
     pytest.importorskip("sklearn")
-    size = 4 if name == "layers" else 24
+    size = {"layers": 4, "tsne": 64}.get(name, 24)
     rows = list(
         run_case(name, size, CASES[name].make(size), repeats=1, with_peers=True, ceilings=CEILINGS)
     )
