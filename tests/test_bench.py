@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from actprune_gpu.bench.__main__ import app
-from actprune_gpu.bench.cases import CASES, OURS, Case, Contender
+from actprune_gpu.bench.cases import OURS, Case, Contender
 from actprune_gpu.bench.inputs import YOLOV8N
+from actprune_gpu.bench.registry import CASES
 from actprune_gpu.bench.runner import Row, run_case
 from actprune_gpu.bench.timing import Ceilings
 from actprune_gpu.cli.main import run
@@ -67,12 +68,13 @@ def test_peers_can_be_left_out():
     assert set(rows_of(doubles(), with_peers=False)) == {OURS}
 
 
-@pytest.mark.parametrize("name", ["separability", "tsne", "sweep", "selection", "layers"])
+@pytest.mark.parametrize("name", ["gather", "separability", "tsne", "sweep", "selection", "layers"])
 def test_small_cases_do_equal_work(name):
+    pytest.importorskip("ultralytics")
     pytest.importorskip("kmedoids")
     pytest.importorskip("openTSNE")
     pytest.importorskip("sklearn")
-    size = {"layers": 4, "tsne": 64}.get(name, 24)
+    size = {"gather": 3, "layers": 4, "tsne": 64}.get(name, 24)
     rows = list(
         run_case(name, size, CASES[name].make(size), repeats=1, with_peers=True, ceilings=CEILINGS)
     )

@@ -34,7 +34,7 @@ def bench(
     if plot and plot.suffix not in (".png", ".svg"):
         raise InputError(f"plot must end in .png or .svg, got {plot}")
     from . import report
-    from .cases import CASES
+    from .registry import CASES
     from .runner import Row, run_case
     from .timing import measure_ceilings
 
@@ -53,16 +53,16 @@ def bench(
             with_peers=peers,
             ceilings=ceilings,
         )
+        if json:  # after every case: an interrupt loses one, not all
+            report.write_json(json, facts, rows)
     report.print_table(rows)
-    if json:
-        report.write_json(json, facts, rows)
     if plot:
         report.write_plot(plot, rows)
 
 
 def _sizes(wanted: str, quick: bool) -> list[tuple[str, int]]:
     """Return the (case, size) that ``case`` or ``case:size`` stands for."""
-    from .cases import CASES
+    from .registry import CASES
 
     name, _, size = wanted.partition(":")
     if name not in CASES:

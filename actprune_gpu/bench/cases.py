@@ -184,7 +184,7 @@ def selection(n_channels: int) -> Case:
         OURS: Contender(lambda: select_channels(moments, weights)),
         "best peers": Contender(by_peers, needs="openTSNE", equal_work=False),
     }
-    if n_channels <= 128:
+    if n_channels <= 64:
         contenders["research code"] = Contender(
             by_research_code, needs="kmedoids", equal_work=False
         )
@@ -232,24 +232,3 @@ def large_separability(n_channels: int) -> Case:
             n_channels**2 * math.comb(1000, 2) / ceilings.float64_per_second
         ),
     )
-
-
-@dataclass(frozen=True)
-class CaseKind:
-    """A case by name: how to make it and at which sizes."""
-
-    make: Callable[[int], Case]
-    sizes: tuple[int, ...]
-    quick_sizes: tuple[int, ...]
-
-
-CASES = {
-    "separability": CaseKind(separability, (64, 128, 256, 512), (64,)),
-    "tsne": CaseKind(tsne_case, (64, 128, 256, 512, 2048), (64, 128)),
-    "sweep": CaseKind(sweep, (64, 128, 256, 512, 1024, 2048), (64, 128, 256)),
-    "sweep-clustered": CaseKind(lambda n: sweep(n, "clustered"), (256, 1024, 2048), (256,)),
-    "sweep-uniform": CaseKind(lambda n: sweep(n, "uniform"), (256, 1024, 2048), (256,)),
-    "selection": CaseKind(selection, (16, 64, 128, 256, 512), (16, 64)),
-    "layers": CaseKind(layers, (57,), (20,)),
-    "large-separability": CaseKind(large_separability, (512, 2048), ()),
-}
