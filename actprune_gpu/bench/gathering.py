@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from .cases import OURS, Case, Contender
 
@@ -45,11 +44,10 @@ def _gather(n_images: int) -> int:
 
 
 def _predict(n_images: int) -> int:
-    from ultralytics import YOLO
-
     from ..demo import CHECKPOINT
+    from ..models.ultralytics import ultralytics_module
 
-    images: Any = _images(n_images)[1].parent / "images" / "train"
-    model = YOLO(CHECKPOINT)
+    images = _images(n_images)[1].parent / "images" / "train"
+    model = ultralytics_module("ultralytics").YOLO(CHECKPOINT)
     results = model.predict(images, stream=True, imgsz=640, device="cpu", verbose=False)
     return sum(len(result.boxes) for result in results)
