@@ -194,35 +194,37 @@ RIVALRY = {
 }
 
 
+def assert_not_above_fasterpam(points, ours):
+    """Not above the expected loss of a random start for each k, nor above any run in sum.
+
+    Both find local optima, so at one k in a hundred, ours may be the unluckier one by 1 %.
+    """
+    kmedoids = pytest.importorskip("kmedoids")
+    distances, ks = distances_ref(points), range(2, len(points))
+    runs = np.array(
+        [[kmedoids.fasterpam(distances, k, random_state=run).loss for k in ks] for run in range(4)]
+    )
+    ratio = np.array(ours) / runs.mean(axis=0)
+    assert (ratio > 1.005).mean() <= 0.01
+    assert ratio.max() <= 1.01, f"k={ratio.argmax() + 2}"
+    assert (np.sum(ours) <= runs.sum(axis=1)).all()
+
+
 @pytest.mark.parametrize("data", RIVALRY)
 def test_losses_are_not_above_fasterpam(data):
-    kmedoids = pytest.importorskip("kmedoids")
     points = RIVALRY[data]
-    distances = distances_ref(points)
     sweep = kmedoids_sweep(points)
-    rival = [kmedoids.fasterpam(distances, int(k), random_state=0).loss for k in sweep.ks]
     ours = [loss_ref(points, sweep.clustering(int(k)).medoids) for k in sweep.ks]
-    assert_not_above(ours, rival)
+    assert_not_above_fasterpam(points, ours)
 
 
-def assert_not_above(ours, rival):
-    """Both are local optima, so now and then one run of FasterPAM is luckier: 5 % of the k, 3 %."""
-    ratio = np.array(ours) / np.array(rival)
-    assert ratio.max() <= 1.03, f"k={ratio.argmax() + 2}"
-    assert (ratio > 1.005).mean() <= 0.05
-    assert sum(ours) <= sum(rival)
-
-
-def test_losses_on_real_activations_are_not_above_fasterpam(real_moments):
-    kmedoids = pytest.importorskip("kmedoids")
-    layers = [moments for moments in real_moments.values() if moments.n_channels in (64, 128)]
+@pytest.mark.parametrize("n_channels", [32, 64, 128, 256])
+def test_losses_on_real_activations_are_not_above_fasterpam(n_channels, real_moments):
+    layers = [moments for moments in real_moments.values() if moments.n_channels == n_channels]
     assert layers
     for moments in layers[::4]:
         points = tsne(jeffries_matusita(moments).matrix.numpy()).embedding
-        distances = distances_ref(points)
-        sweep = kmedoids_sweep(points)
-        rival = [kmedoids.fasterpam(distances, int(k), random_state=0).loss for k in sweep.ks]
-        assert_not_above(sweep.loss, rival)
+        assert_not_above_fasterpam(points, kmedoids_sweep(points).loss)
 
 
 def test_two_calls_give_the_same_bits():
@@ -230,9 +232,10 @@ def test_two_calls_give_the_same_bits():
     assert_same_sweeps(kmedoids_sweep(points), kmedoids_sweep(points))
 
 
-@pytest.mark.parametrize("points", [clustered(200, 10), grid(15)], ids=["clustered", "grid"])
-def test_number_of_threads_does_not_matter(points):
-    # Enough points for the work to be shared out.
+@pytest.mark.parametrize("n_points", [100, 200, 400])  # kicked often, rarely and in segments
+@pytest.mark.parametrize("kind", ["clustered", "grid"])
+def test_number_of_threads_does_not_matter(kind, n_points):
+    points = clustered(n_points, 10) if kind == "clustered" else grid(20)[:n_points]
     points = torch.from_numpy(points)
     first, second = (with_numba_threads(n, lambda: kmedoids_sweep(points)) for n in (1, 2))
     assert_same_sweeps(first, second)

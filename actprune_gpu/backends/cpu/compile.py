@@ -3,7 +3,9 @@
 No fast-math: reductions keep their order and no product is fused with a sum, so the bits are those
 that IEEE 754 prescribes. ``error_model="numpy"`` drops the check for division by zero, which keeps
 loops from being vectorised; so does an index that could be negative: kernels that must run fast
-index with ``np.uintp``. Compiled code is cached on disk.
+index with ``np.uintp``. Compiled code is cached on disk. A `kernel` gets all its arrays from its
+caller, so it need not count references to them (``_nrt``), which took a fifth of the time of the
+k-medoids sweep and kept functions from being inlined; an `allocating_kernel` may make some.
 """
 
 from __future__ import annotations
@@ -15,6 +17,9 @@ import numba
 
 Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-kernel: Compile = numba.njit(nogil=True, cache=True, error_model="numpy")
+_njit: Any = numba.njit  # whose annotations do not know `_nrt`
+
+kernel: Compile = _njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
+allocating_kernel: Compile = numba.njit(nogil=True, cache=True, error_model="numpy")
 parallel_kernel: Compile = numba.njit(nogil=True, cache=True, error_model="numpy", parallel=True)
 inlined: Compile = numba.njit(inline="always", error_model="numpy")

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .compile import inlined, kernel, parallel_kernel
+from .compile import allocating_kernel, inlined, parallel_kernel
 from .math import exp, log
 from .threads import in_threads, n_threads
 
@@ -46,7 +46,7 @@ def _butterfly(lanes):
     return lanes[0]
 
 
-@kernel
+@allocating_kernel
 def _sum(values):
     lanes = np.zeros(LANES)
     for base in range(0, values.shape[0], LANES):
@@ -55,7 +55,7 @@ def _sum(values):
     return _butterfly(lanes)
 
 
-@kernel
+@allocating_kernel
 def _conditional_rows(squared, perplexity, first, last, out):
     """Fill rows first..last-1 of ``out [N, N]`` with p(j | i) of the given perplexity.
 
@@ -133,7 +133,7 @@ def affinities(squared: Tensor, perplexity: float) -> Tensor:
     return (conditional + conditional.T) * (1.0 / (2 * n))
 
 
-@kernel
+@allocating_kernel
 def _divergence_rows(p, y, first, last, out):
     """Fill ``out [3, N]`` with every row's sum of p, of q and of p (ln p + ln(1 + d^2))."""
     n = p.shape[0]
@@ -238,7 +238,7 @@ def _optimise(p, y, n_iter, early_exaggeration, learning_rate):
     return n_iter
 
 
-_optimise_serial = kernel(_optimise)
+_optimise_serial = allocating_kernel(_optimise)
 _optimise_parallel = parallel_kernel(_optimise)
 
 
@@ -257,7 +257,7 @@ def tsne(
     return y.T.contiguous(), float(_kl_divergence(p, y.numpy())), int(done)
 
 
-@kernel
+@allocating_kernel
 def _dot(a, b):
     lanes = np.zeros(LANES)
     for base in range(0, a.shape[0], LANES):
@@ -267,7 +267,7 @@ def _dot(a, b):
     return _butterfly(lanes)
 
 
-@kernel
+@allocating_kernel
 def _centred_product(squared, row_mean, mean, v, out):
     """Compute B v, where B = -J D J / 2 is the Gram matrix of the centred points."""
     n = squared.shape[0]
@@ -282,7 +282,7 @@ def _centred_product(squared, row_mean, mean, v, out):
         out[i] = 0.5 * _butterfly(lanes)
 
 
-@kernel
+@allocating_kernel
 def _lanczos(squared, n_steps):
     """Return the basis ``[m, N]`` and the tridiagonal matrix ``[m, m]`` of Lanczos on B."""
     n = squared.shape[0]
@@ -315,7 +315,7 @@ def _lanczos(squared, n_steps):
     return basis, tridiagonal
 
 
-@kernel
+@allocating_kernel
 def _jacobi(matrix):
     """Return eigenvalues and eigenvectors (columns) of a small symmetric matrix, unsorted."""
     n = matrix.shape[0]

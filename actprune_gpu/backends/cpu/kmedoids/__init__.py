@@ -1,11 +1,12 @@
 """k-medoids for every k = 2..N-1, in about N^2 log N, with the simplified silhouettes for free.
 
-The sweep walks up the k axis in segments. A segment starts from PAM's greedy BUILD and descends to
-an optimum; then each k starts from the optimum of k - 1 plus the best addition, and about one swap
-is left to do. Then it walks down, each k from the optimum of k + 1 less the cheapest medoid, and up
-again, and keeps the best that it has seen of each k. Every swap is the steepest one of all (medoid,
-candidate) pairs, with ties to the lowest medoid and then the lowest candidate, so the result does
-not depend on how the search is organised, and the segments depend on N alone.
+A chain walks up the k axis from PAM's greedy BUILD: each k starts from the optimum of k - 1 plus
+the best addition, and about one swap is left to do. Another walks down, each k from the optimum of
+k + 1 less the cheapest medoid. The better one of each k is kept. Few points get one chain each way,
+and at every k some random kicks, as the optima of single swaps differ most there; many points get
+chains for segments of k, which depend on N alone. Every swap is the steepest one of all (medoid,
+candidate) pairs, with ties to the lowest medoid and then the lowest candidate, and the kicks come
+from a generator with a fixed seed, so the result does not depend on how the search is organised.
 
 The loss change of "remove medoid i, add candidate c" splits into (Schubert and Rousseeuw 2021)
 
@@ -17,7 +18,9 @@ min(max(D[c, j], near_j) - second_j, 0). The correction is 0 unless c is closer 
 the cluster than that point's second medoid, which the triangle inequality confines to a ball round
 medoid i of radius reach[i] = max_j near_j + second_j; it is never positive. So the best swap of i
 is removal[i] + min(best[i], min_c gain[c]), best[i] = min of gain[c] + correction where that is not
-0, and after an addition or a removal only the medoids whose balls it touches are evaluated again.
+0. After an addition or a removal, removal[i] is kept exact; best[i] is found anew for the medoids
+whose points have a farther second medoid, and for all others lowered by as much as a gain in the
+ball has fallen, which makes it a bound: it is found anew only if the bound would allow a swap.
 
 Distances are integers (fixed point): their sums are exact in any order, as long as they stay below
 2**53, in float64 too, which vector units can do. Points are put in an order in which neighbours lie

@@ -5,109 +5,185 @@ from __future__ import annotations
 import numpy as np
 
 from ..compile import kernel
-from .space import BLOCK, NONE, SLACK, before
-from .state import add, ball, remove
+from .space import BLOCK, NONE, PIVOT, RADIUS, SLACK, before
+from .state import (
+    AGE,
+    BEST,
+    BEST_CANDIDATE,
+    CHANGED,
+    CORRECTION,
+    DROP,
+    FRESH,
+    GAIN,
+    HEAD,
+    KNOWN_GAIN,
+    LOWEST,
+    MEDOID,
+    MET,
+    NEAR_DISTANCE,
+    NEXT,
+    OUTDATED,
+    PLACE,
+    REACH,
+    REMOVAL,
+    SECOND_DISTANCE,
+    STALE,
+    START,
+    STOP,
+    add,
+    ball,
+    remove,
+)
 
 
 @kernel
-def evaluate(space, s, medoid):
+def evaluate(d, f, i, medoid):
     """Find the best candidate in the ball of ``medoid``."""
-    removal, reach = 0.0, 0.0
-    j = s.head[medoid]
+    reach = 0.0
+    j = i[HEAD, medoid]
     while j != NONE:
-        removal += s.second_distance[j] - s.near_distance[j]
-        reach = max(reach, s.near_distance[j] + s.second_distance[j])
-        j = s.next[j]
-    size = ball(space, s, medoid, reach + SLACK)
-    correction, gain = s.correction, s.gain
+        reach = max(reach, f[NEAR_DISTANCE, j] + f[SECOND_DISTANCE, j])
+        j = i[NEXT, j]
+    size = ball(d, f, i, medoid, reach + SLACK)
+    correction, gain = f[CORRECTION], f[GAIN]
     for t in range(size):
-        correction[s.starts[t] : s.stops[t]] = 0.0
-    j = s.head[medoid]
+        correction[i[START, t] : i[STOP, t]] = 0.0
+    j = i[HEAD, medoid]
     while j != NONE:
-        row, near, second = space.distances[j], s.near_distance[j], s.second_distance[j]
+        row, near, second = d[j], f[NEAR_DISTANCE, j], f[SECOND_DISTANCE, j]
         for t in range(size):
-            for c in range(np.uintp(s.starts[t]), np.uintp(s.stops[t])):
+            for c in range(np.uintp(i[START, t]), np.uintp(i[STOP, t])):
                 distance = np.float64(row[c])
                 correction[c] += min(max(distance, near) - second, 0.0)
-        j = s.next[j]
+        j = i[NEXT, j]
+    correction[medoid] = 0.0  # for nothing would change
+    # Where there is no correction the gain may change unseen; lowest_gain covers those.
     best, best_candidate = 1.0, np.int64(NONE)
     for t in range(size):
-        for c in range(np.uintp(s.starts[t]), np.uintp(s.stops[t])):
-            # Where there is no correction the gain may change unseen; lowest_gain covers those.
-            if correction[c] < 0.0 and gain[c] + correction[c] <= best:
-                value = gain[c] + correction[c]
-                if value < best or before(space, np.int64(c), best_candidate):
-                    best, best_candidate = value, np.int64(c)
-    s.removal[medoid] = removal
-    s.reach[medoid] = reach
-    s.best[medoid] = best
-    s.best_candidate[medoid] = best_candidate
+        for first in range(i[START, t], i[STOP, t], BLOCK):
+            of_block = 1.0
+            for lane in range(BLOCK):
+                c = np.uintp(first + lane)
+                of_block = min(of_block, gain[c] + correction[c] if correction[c] < 0.0 else 1.0)
+            if of_block > best or of_block > 0.0:
+                continue
+            for c in range(first, first + BLOCK):
+                if (
+                    correction[c] < 0.0
+                    and gain[c] + correction[c] == of_block
+                    and (of_block < best or before(i, np.int64(c), best_candidate))
+                ):
+                    best, best_candidate = of_block, np.int64(c)
+    f[REACH, medoid] = reach
+    f[BEST, medoid] = best
+    i[BEST_CANDIDATE, medoid] = best_candidate
+    i[AGE, medoid] = FRESH
 
 
 @kernel
-def lowest_gain(space, s):
-    """Return the lowest gain and the first point, medoids left out, that has it."""
-    lowest = 1.0
-    for first in range(0, s.gain.shape[0], BLOCK):
-        of_block = 1.0
+def catch_up(d, f, i, k):
+    """Make ``lowest`` and ``best`` allow for the gains that have changed."""
+    size = 0
+    for block in range(d.shape[1] // BLOCK):
+        if not i[CHANGED, block]:
+            continue
+        i[CHANGED, block] = 0
+        lowest, drop = 1.0, 0.0
         for lane in range(BLOCK):
-            of_block = min(of_block, s.gain[np.uintp(first + lane)])
-        lowest = min(lowest, of_block)
-    candidate = np.int64(NONE)
-    for c in range(s.gain.shape[0]):
-        if s.gain[c] == lowest and s.place[c] == NONE and before(space, c, candidate):
-            candidate = np.int64(c)
-    return lowest, candidate
+            c = np.uintp(block * BLOCK + lane)
+            lowest = min(lowest, f[GAIN, c])
+            drop = max(drop, f[KNOWN_GAIN, c] - f[GAIN, c])
+        for lane in range(BLOCK):
+            c = np.uintp(block * BLOCK + lane)
+            f[KNOWN_GAIN, c] = f[GAIN, c]
+        f[LOWEST, block] = lowest
+        f[DROP, block] = drop
+        i[START, size] = block
+        size += 1
+    for t in range(k):
+        medoid = i[MEDOID, t]
+        if not i[MET, medoid]:
+            continue
+        i[MET, medoid] = 0
+        if i[AGE, medoid] == OUTDATED:
+            continue
+        row, reach, drop = d[medoid], f[REACH, medoid] + SLACK, 0.0
+        for t_block in range(size):
+            block = i[START, t_block]
+            if row[i[PIVOT, block]] < reach + f[RADIUS, block]:
+                i[AGE, medoid] = STALE
+                drop = max(drop, f[DROP, block])
+        f[BEST, medoid] -= drop
 
 
 @kernel
-def descend(space, s, k):
+def lowest_gain(d, f):
+    """Return the lowest gain of all points."""
+    lowest = 0.0
+    for block in range(d.shape[1] // BLOCK):
+        lowest = min(lowest, f[LOWEST, block])
+    return lowest
+
+
+@kernel
+def first_of_gain(d, f, i, gain):
+    """Return the first point, medoids left out, that has this gain."""
+    candidate = np.int64(NONE)
+    for block in range(d.shape[1] // BLOCK):
+        if f[LOWEST, block] == gain:
+            for c in range(BLOCK * block, BLOCK * block + BLOCK):
+                if f[GAIN, c] == gain and i[PLACE, c] == NONE and before(i, c, candidate):
+                    candidate = np.int64(c)
+    return candidate
+
+
+@kernel
+def descend(d, f, i, k):
     """Do the steepest swap until none lowers the loss."""
     while True:
-        for t in range(k):
-            medoid = s.medoids[t]
-            if s.touched[medoid]:
-                s.touched[medoid] = 0
-                evaluate(space, s, medoid)
-        lowest, lowest_candidate = lowest_gain(space, s)
+        catch_up(d, f, i, k)
+        lowest = lowest_gain(d, f)
         change, removed = 0.0, np.int64(NONE)
         for t in range(k):
-            medoid = s.medoids[t]
-            delta = s.removal[medoid] + min(s.best[medoid], lowest)
-            if delta < change or (
-                delta == change and delta < 0.0 and before(space, medoid, removed)
-            ):
+            medoid = i[MEDOID, t]
+            if i[AGE, medoid] == OUTDATED:
+                evaluate(d, f, i, medoid)
+            delta = f[REMOVAL, medoid] + min(f[BEST, medoid], lowest)
+            if delta >= 0.0 or delta > change:
+                continue
+            if i[AGE, medoid] == STALE and f[BEST, medoid] <= lowest:
+                evaluate(d, f, i, medoid)
+                delta = f[REMOVAL, medoid] + min(f[BEST, medoid], lowest)
+            if delta < change or (delta == change and delta < 0.0 and before(i, medoid, removed)):
                 change, removed = delta, medoid
         if removed == NONE:
             return
-        added = s.best_candidate[removed]
-        if s.best[removed] > lowest or (
-            s.best[removed] == lowest and before(space, lowest_candidate, added)
-        ):
-            added = lowest_candidate
-        add(space, s, k, added)
-        remove(space, s, k, removed)
+        added = np.int64(NONE)
+        if f[BEST, removed] <= lowest:
+            added = i[BEST_CANDIDATE, removed]
+        if f[BEST, removed] >= lowest:
+            other = first_of_gain(d, f, i, lowest)
+            if before(i, other, added):
+                added = other
+        add(d, f, i, k, added)
+        remove(d, f, i, k, removed)
 
 
 @kernel
-def build(space, s, first, last):
+def build(d, f, i, first, last):
     """Go from ``first`` to ``last`` medoids by the best additions: PAM's BUILD."""
     for k in range(first, last):
-        _, added = lowest_gain(space, s)
-        add(space, s, k, added)
+        catch_up(d, f, i, k)
+        add(d, f, i, k, first_of_gain(d, f, i, lowest_gain(d, f)))
 
 
 @kernel
-def remove_cheapest(space, s, k):
+def remove_cheapest(d, f, i, k):
     """Take out the one of k + 1 medoids whose points lose least by it, leaving k."""
     cheapest, removed = np.inf, np.int64(NONE)
     for t in range(k + 1):
-        medoid = s.medoids[t]
-        removal = 0.0
-        j = s.head[medoid]
-        while j != NONE:
-            removal += s.second_distance[j] - s.near_distance[j]
-            j = s.next[j]
-        if removal < cheapest or (removal == cheapest and before(space, medoid, removed)):
+        medoid = i[MEDOID, t]
+        removal = f[REMOVAL, medoid]
+        if removal < cheapest or (removal == cheapest and before(i, medoid, removed)):
             cheapest, removed = removal, medoid
-    remove(space, s, k, removed)
+    remove(d, f, i, k, removed)

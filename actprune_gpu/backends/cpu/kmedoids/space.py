@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +18,13 @@ FAR = 2.0 ** (_DISTANCE_BITS + 1)
 SLACK = 2.0
 
 
-class Space(NamedTuple):
-    """The points in blocks, the same for every k."""
-
-    distances: Any  # [N, M] int32, M = N padded to whole blocks
-    pivots: Any  # [B] int64, a point of each block
-    radii: Any  # [B] float64, from the pivot to the farthest point of the block
-    numbers: Any  # [M] int64, the points' own numbers, by which ties are settled
+# What is said of the points themselves: the first rows of the arrays f and i of `state`, for
+# distances ``d [N, M]`` int32, M = N padded to whole blocks.
+RADIUS = 0  # of f: of each block, from its pivot to its farthest point
+FIRST_FLOAT = 1
+PIVOT = 0  # of i: a point of each block
+NUMBER = 1  # of i: each point's own number, by which ties are settled
+FIRST_INTEGER = 2
 
 
 @kernel
@@ -41,22 +40,24 @@ def fill_distances(points, scale, first, last, out):
 
 
 @kernel
-def find_pivots(distances, pivots, radii, numbers):
-    n = distances.shape[0]
-    for block in range(pivots.shape[0]):
+def find_pivots(d, f, i):
+    """Choose for each block the point from which the farthest one of the block is nearest."""
+    n = d.shape[0]
+    for block in range(d.shape[1] // BLOCK):
         first, last = block * BLOCK, min(n, block * BLOCK + BLOCK)
-        pivots[block] = first
-        radii[block] = FAR
+        f[RADIUS, block] = FAR
         for point in range(first, last):
-            radius = np.float64(distances[point, first:last].max())
-            if radius < radii[block]:
-                pivots[block], radii[block] = point, radius
+            radius = 0.0
+            for other in range(first, last):
+                radius = max(radius, np.float64(d[point, other]))
+            if radius < f[RADIUS, block]:
+                i[PIVOT, block], f[RADIUS, block] = point, radius
 
 
 @inlined
-def before(space, point, other):
+def before(i, point, other):
     """Return whether ``point`` goes before ``other`` where they are equally good."""
-    return point != NONE and (other == NONE or space.numbers[point] < space.numbers[other])
+    return point != NONE and (other == NONE or i[NUMBER, point] < i[NUMBER, other])
 
 
 def spatial_order(points: NDArray[np.float64]) -> NDArray[np.int64]:

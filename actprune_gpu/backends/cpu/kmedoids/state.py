@@ -1,262 +1,299 @@
-"""Where every point stands, and how an added or removed medoid changes that."""
+"""Where every point stands, and how an added or removed medoid changes that.
+
+All of it lies in two arrays, so that a call passes few arguments and a copy is one copy: ``f``
+float64, with integers in it, and ``i`` int64, both ``[fields, M]``. Medoids go by their point's
+number.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import numpy as np
-from numpy.typing import NDArray
 
 from ..compile import inlined, kernel
-from .space import BLOCK, FAR, NONE, SLACK, before
+from .space import (
+    BLOCK,
+    FAR,
+    FIRST_FLOAT,
+    FIRST_INTEGER,
+    NONE,
+    PIVOT,
+    RADIUS,
+    SLACK,
+    before,
+)
 
+# Rows of f.
+N_FLOATS = FIRST_FLOAT + 11
+(
+    NEAR_DISTANCE,
+    SECOND_DISTANCE,
+    DISTANCE_SUM,  # to all medoids
+    GAIN,  # of each candidate, <= 0
+    KNOWN_GAIN,  # what it was when BEST was last made to allow for it
+    REMOVAL,  # loss added when the medoid goes
+    REACH,
+    BEST,  # at most the min over the ball of gain + correction, that if FRESH
+    CORRECTION,
+    LOWEST,  # gain in each block
+    DROP,  # largest, of a gain in each block
+) = range(FIRST_FLOAT, N_FLOATS)
 
-class State(NamedTuple):
-    """Nearest and second nearest medoid of every point, and what the swap search keeps.
+# Rows of i.
+N_INTEGERS = FIRST_INTEGER + 14
+(
+    NEAR,  # the point's medoid
+    SECOND,  # the next one
+    MEDOID,  # the first k entries, in no order
+    PLACE,  # of each medoid in MEDOID, NONE for points that can become one
+    HEAD,  # of the linked list of each medoid's points
+    NEXT,
+    PREVIOUS,
+    SIZE,  # of each cluster
+    BEST_CANDIDATE,
+    AGE,  # of BEST for each medoid: FRESH, STALE or OUTDATED
+    MET,  # 1 for medoids in whose balls gains may have changed
+    CHANGED,  # 1 for blocks in which they have
+    START,  # the ball: runs of points that hold it, START[t] .. STOP[t] - 1
+    STOP,
+) = range(FIRST_INTEGER, N_INTEGERS)
 
-    Medoids go by their point's number. Arrays are ``[M]``, the first ones float64 with integers in
-    them, the later ones int64.
-    """
-
-    near_distance: Any
-    second_distance: Any
-    distance_sum: Any  # to all medoids
-    gain: Any  # of each candidate, <= 0
-    removal: Any  # loss added when the medoid goes
-    reach: Any
-    best: Any  # min over the ball of gain + correction
-    correction: Any
-    near: Any  # the point's medoid
-    second: Any  # the next one
-    medoids: Any  # the first k entries, in no order
-    place: Any  # of each medoid in `medoids`, NONE for points that can become one
-    head: Any  # of the linked list of each medoid's points
-    next: Any
-    previous: Any
-    size: Any  # of each cluster
-    best_candidate: Any
-    touched: Any  # 1 for medoids to evaluate again
-    starts: Any  # the ball: runs of points that hold it, starts[t] .. stops[t] - 1
-    stops: Any
-
-
-N_FLOATS = 8
-
-
-def view(state: NDArray[np.float64]) -> State:
-    """Name the rows of ``state [fields, M]``, the later ones as integers."""
-    return State(*state[:N_FLOATS], *state[N_FLOATS:].view(np.int64))
+FRESH, STALE, OUTDATED = 0, 1, 2
 
 
 @kernel
-def clear(space, s):
+def clear(d, f, i):
     """Set up the state without medoids."""
-    n = space.distances.shape[0]
-    s.near[:] = NONE
-    s.second[:] = NONE
-    s.near_distance[:] = FAR
-    s.second_distance[:] = FAR
-    s.distance_sum[:] = 0.0
-    s.gain[:] = 0.0
-    s.place[:n] = NONE
-    s.place[n:] = 0  # padding never becomes a medoid
-    s.touched[:] = 0
+    n = d.shape[0]
+    i[NEAR, :] = NONE
+    i[SECOND, :] = NONE
+    f[NEAR_DISTANCE, :] = FAR
+    f[SECOND_DISTANCE, :] = FAR
+    f[DISTANCE_SUM, :] = 0.0
+    f[GAIN, :] = 0.0
+    f[KNOWN_GAIN, :] = 0.0
+    f[LOWEST, :] = 0.0
+    i[PLACE, :n] = NONE
+    i[PLACE, n:] = 0  # padding never becomes a medoid
+    i[AGE, :] = FRESH
+    i[MET, :] = 0
+    i[CHANGED, :] = 1
 
 
 @kernel
-def unlink(s, point, medoid):
-    before, after = s.previous[point], s.next[point]
+def unlink(i, point, medoid):
+    before, after = i[PREVIOUS, point], i[NEXT, point]
     if before == NONE:
-        s.head[medoid] = after
+        i[HEAD, medoid] = after
     else:
-        s.next[before] = after
+        i[NEXT, before] = after
     if after != NONE:
-        s.previous[after] = before
-    s.size[medoid] -= 1
+        i[PREVIOUS, after] = before
+    i[SIZE, medoid] -= 1
 
 
 @kernel
-def link(s, point, medoid):
-    after = s.head[medoid]
-    s.previous[point] = NONE
-    s.next[point] = after
+def link(i, point, medoid):
+    after = i[HEAD, medoid]
+    i[PREVIOUS, point] = NONE
+    i[NEXT, point] = after
     if after != NONE:
-        s.previous[after] = point
-    s.head[medoid] = point
-    s.size[medoid] += 1
+        i[PREVIOUS, after] = point
+    i[HEAD, medoid] = point
+    i[SIZE, medoid] += 1
 
 
 @kernel
-def ball(space, s, centre, radius):
-    """List in ``s.starts, s.stops`` runs of blocks that hold all points closer than ``radius``.
+def ball(d, f, i, centre, radius):
+    """List in ``i[START], i[STOP]`` runs of blocks that hold all points closer than ``radius``.
 
     Returns their number.
     """
-    row = space.distances[centre]
+    row = d[centre]
     size, last = 0, NONE
-    for block in range(space.pivots.shape[0]):
-        if row[space.pivots[block]] < radius + space.radii[block] + SLACK:
+    for block in range(d.shape[1] // BLOCK):
+        if row[i[PIVOT, block]] < radius + f[RADIUS, block] + SLACK:
             if block == last:
                 size -= 1
             else:
-                s.starts[size] = block * BLOCK
+                i[START, size] = block * BLOCK
             last = block + 1
-            s.stops[size] = last * BLOCK
+            i[STOP, size] = last * BLOCK
             size += 1
     return size
 
 
 @inlined
-def change_gain(space, s, size, point, old, new):
+def change_gain(d, f, i, size, point, old, new):
     """Account for ``point``'s distance to its medoid going from ``old`` to ``new``."""
-    row, gain = space.distances[point], s.gain
+    row, gain = d[point], f[GAIN]
     for t in range(size):
-        for c in range(np.uintp(s.starts[t]), np.uintp(s.stops[t])):
+        for c in range(np.uintp(i[START, t]), np.uintp(i[STOP, t])):
             distance = np.float64(row[c])
             gain[c] += min(distance - new, 0.0) - min(distance - old, 0.0)
 
 
 @kernel
-def touch(space, s, k, centre, radius):
-    """Mark the medoids whose ball meets the ball round ``centre`` in which gains changed."""
-    row = space.distances[centre]
+def announce(d, f, i, k, centre, radius, size):
+    """Note that gains changed in the ball round ``centre``, and which medoids' balls meet it."""
+    for t in range(size):
+        for block in range(i[START, t] // BLOCK, i[STOP, t] // BLOCK):
+            i[CHANGED, block] = 1
+    row = d[centre]
     for t in range(k):
-        medoid = s.medoids[t]
-        if row[medoid] < s.reach[medoid] + radius + SLACK:
-            s.touched[medoid] = 1
+        medoid = i[MEDOID, t]
+        if row[medoid] < f[REACH, medoid] + radius + SLACK:
+            i[MET, medoid] = 1
 
 
 @kernel
-def add(space, s, k, added):
+def add(d, f, i, k, added):
     """Make ``added`` the medoid number k, counted from 0."""
-    row = space.distances[added]
-    s.medoids[k] = added
-    s.place[added] = k
-    s.head[added] = NONE
-    s.size[added] = 0
-    s.reach[added] = 0.0
-    s.touched[added] = 1
+    row = d[added]
+    i[MEDOID, k] = added
+    i[PLACE, added] = k
+    i[HEAD, added] = NONE
+    i[SIZE, added] = 0
+    f[REMOVAL, added] = 0.0
+    f[REACH, added] = 0.0
+    i[AGE, added] = OUTDATED
+    i[MET, added] = 0
     radius = 0.0
-    for block in range(space.pivots.shape[0]):
+    for block in range(d.shape[1] // BLOCK):
         first = BLOCK * block
         closer = 0
         for lane in range(BLOCK):
             j = np.uintp(first + lane)
-            distance = np.float64(row[j])
-            s.distance_sum[j] += distance
-            closer |= distance <= s.second_distance[j]
+            closer |= np.float64(row[j]) <= f[SECOND_DISTANCE, j]
+        for lane in range(BLOCK):
+            j = np.uintp(first + lane)
+            f[DISTANCE_SUM, j] += np.float64(row[j])
         if not closer:
             continue
-        for j in range(first, min(first + BLOCK, space.distances.shape[0])):
+        for j in range(first, min(first + BLOCK, d.shape[0])):
             distance = np.float64(row[j])
-            near, old = s.near[j], s.near_distance[j]
-            if distance < old or (distance == old and before(space, added, near)):
-                s.second[j], s.second_distance[j] = near, old
-                s.near[j], s.near_distance[j] = added, distance
+            near, old = i[NEAR, j], f[NEAR_DISTANCE, j]
+            if distance < old or (distance == old and before(i, added, near)):
                 if near != NONE:
-                    s.touched[near] = 1
-                    unlink(s, j, near)
-                link(s, j, added)
+                    f[REMOVAL, near] -= f[SECOND_DISTANCE, j] - old
+                    i[AGE, near] = max(i[AGE, near], STALE)
+                    unlink(i, j, near)
+                i[SECOND, j], f[SECOND_DISTANCE, j] = near, old
+                i[NEAR, j], f[NEAR_DISTANCE, j] = added, distance
+                link(i, j, added)
+                f[REMOVAL, added] += old - distance
                 radius = max(radius, distance + old)
-            elif distance < s.second_distance[j] or (
-                distance == s.second_distance[j] and before(space, added, s.second[j])
+            elif distance < f[SECOND_DISTANCE, j] or (
+                distance == f[SECOND_DISTANCE, j] and before(i, added, i[SECOND, j])
             ):
-                s.second[j], s.second_distance[j] = added, distance
-                s.touched[near] = 1
-    size = ball(space, s, added, radius + SLACK)
-    j = s.head[added]
+                f[REMOVAL, near] -= f[SECOND_DISTANCE, j] - distance
+                i[SECOND, j], f[SECOND_DISTANCE, j] = added, distance
+                i[AGE, near] = max(i[AGE, near], STALE)
+    size = ball(d, f, i, added, radius + SLACK)
+    j = i[HEAD, added]
     while j != NONE:
-        old = s.second_distance[j] if k else 0.0  # there was nothing to gain on before
-        change_gain(space, s, size, j, old, s.near_distance[j])
-        j = s.next[j]
-    touch(space, s, k + 1, added, radius + SLACK)
+        old = f[SECOND_DISTANCE, j] if k else 0.0  # there was nothing to gain on before
+        change_gain(d, f, i, size, j, old, f[NEAR_DISTANCE, j])
+        j = i[NEXT, j]
+    announce(d, f, i, k + 1, added, radius + SLACK, size)
 
 
 @kernel
-def nearest(space, s, k, point, excluded):
+def nearest(d, i, k, point, excluded):
     """Return the nearest of the k medoids to ``point``, one left out, and its distance."""
-    row = space.distances[point]
+    row = d[point]
     nearest, smallest = np.int64(NONE), np.int32(0x7FFFFFFF)
     for t in range(k):
-        medoid = s.medoids[t]
+        medoid = i[MEDOID, t]
         distance = row[medoid]
         if (
             distance <= smallest
             and medoid != excluded
-            and (distance < smallest or before(space, medoid, nearest))
+            and (distance < smallest or before(i, medoid, nearest))
         ):
             nearest, smallest = medoid, distance
     return nearest, np.float64(smallest)
 
 
 @kernel
-def remove(space, s, k, removed):
+def remove(d, f, i, k, removed):
     """Take ``removed`` out of the k + 1 medoids, leaving k."""
-    row = space.distances[removed]
-    place = s.place[removed]
-    s.medoids[place] = s.medoids[k]
-    s.place[s.medoids[k]] = place
-    s.place[removed] = NONE
+    row = d[removed]
+    place = i[PLACE, removed]
+    i[MEDOID, place] = i[MEDOID, k]
+    i[PLACE, i[MEDOID, k]] = place
+    i[PLACE, removed] = NONE
     radius = 0.0
-    j = s.head[removed]
+    j = i[HEAD, removed]
     while j != NONE:
-        radius = max(radius, s.near_distance[j] + s.second_distance[j])
-        j = s.next[j]
-    size = ball(space, s, removed, radius + SLACK)
-    j = s.head[removed]
+        radius = max(radius, f[NEAR_DISTANCE, j] + f[SECOND_DISTANCE, j])
+        j = i[NEXT, j]
+    size = ball(d, f, i, removed, radius + SLACK)
+    j = i[HEAD, removed]
     while j != NONE:
-        after = s.next[j]
-        change_gain(space, s, size, j, s.near_distance[j], s.second_distance[j])
-        s.near[j], s.near_distance[j] = s.second[j], s.second_distance[j]
-        s.second[j] = removed  # found again below
-        link(s, j, s.near[j])
+        after = i[NEXT, j]
+        change_gain(d, f, i, size, j, f[NEAR_DISTANCE, j], f[SECOND_DISTANCE, j])
+        i[NEAR, j], f[NEAR_DISTANCE, j] = i[SECOND, j], f[SECOND_DISTANCE, j]
+        i[SECOND, j] = removed  # found again below
+        link(i, j, i[NEAR, j])
         j = after
-    for block in range(space.pivots.shape[0]):
+    for block in range(d.shape[1] // BLOCK):
         first = BLOCK * block
         concerned = 0
         for lane in range(BLOCK):
             j = np.uintp(first + lane)
-            s.distance_sum[j] -= np.float64(row[j])
-            concerned |= s.second[j] == removed
+            f[DISTANCE_SUM, j] -= np.float64(row[j])
+        for lane in range(BLOCK):
+            concerned |= i[SECOND, np.uintp(first + lane)] == removed
         if concerned:
             for j in range(first, first + BLOCK):
-                if s.second[j] == removed:
-                    near = s.near[j]
-                    s.second[j], s.second_distance[j] = nearest(space, s, k, j, near)
-                    s.touched[near] = 1
-    touch(space, s, k, removed, radius + SLACK)
+                if i[SECOND, j] == removed:
+                    near, old = i[NEAR, j], f[SECOND_DISTANCE, j]
+                    i[SECOND, j], f[SECOND_DISTANCE, j] = nearest(d, i, k, j, near)
+                    f[REMOVAL, near] += f[SECOND_DISTANCE, j] - old
+                    i[AGE, near] = OUTDATED
+    announce(d, f, i, k, removed, radius + SLACK, size)
 
 
 @kernel
-def load(space, s, is_medoid):
+def load(d, f, i, is_medoid):
     """Set up the state with the medoids flagged in ``is_medoid [N]``."""
-    n = space.distances.shape[0]
-    clear(space, s)
+    n = d.shape[0]
+    clear(d, f, i)
     k = 0
     for point in range(n):
         if is_medoid[point]:
-            s.medoids[k] = point
-            s.place[point] = k
-            s.head[point] = NONE
-            s.size[point] = 0
-            s.touched[point] = 1
-            row = space.distances[point]
+            i[MEDOID, k] = point
+            i[PLACE, point] = k
+            i[HEAD, point] = NONE
+            i[SIZE, point] = 0
+            f[REMOVAL, point] = 0.0
+            i[AGE, point] = OUTDATED
+            row = d[point]
             for j in range(n):
-                s.distance_sum[j] += np.float64(row[j])
+                f[DISTANCE_SUM, j] += np.float64(row[j])
             k += 1
     for j in range(n):
-        near, s.near_distance[j] = nearest(space, s, k, j, NONE)
-        s.near[j] = near
-        s.second[j], s.second_distance[j] = nearest(space, s, k, j, near)
-        link(s, j, near)
+        near, f[NEAR_DISTANCE, j] = nearest(d, i, k, j, NONE)
+        i[NEAR, j] = near
+        i[SECOND, j], f[SECOND_DISTANCE, j] = nearest(d, i, k, j, near)
+        f[REMOVAL, near] += f[SECOND_DISTANCE, j] - f[NEAR_DISTANCE, j]
+        link(i, j, near)
     for t in range(k):
         radius = 0.0
-        j = s.head[s.medoids[t]]
+        j = i[HEAD, i[MEDOID, t]]
         while j != NONE:
-            radius = max(radius, 2.0 * s.near_distance[j])
-            j = s.next[j]
-        size = ball(space, s, s.medoids[t], radius + SLACK)
-        j = s.head[s.medoids[t]]
+            radius = max(radius, 2.0 * f[NEAR_DISTANCE, j])
+            j = i[NEXT, j]
+        size = ball(d, f, i, i[MEDOID, t], radius + SLACK)
+        j = i[HEAD, i[MEDOID, t]]
         while j != NONE:
-            change_gain(space, s, size, j, 0.0, s.near_distance[j])
-            j = s.next[j]
+            change_gain(d, f, i, size, j, 0.0, f[NEAR_DISTANCE, j])
+            j = i[NEXT, j]
+
+
+@kernel
+def loss_of(f, n):
+    loss = 0.0
+    for j in range(n):
+        loss += f[NEAR_DISTANCE, j]
+    return loss

@@ -3,35 +3,48 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ...protocol import Sweep
 from ..compile import kernel
 from ..math import float_bits
 from ..threads import Tasks, n_threads
+from .kicks import shake
 from .search import build, descend, remove_cheapest
-from .space import BLOCK, Space, find_pivots, fixed_point, spatial_order
-from .state import State, add, clear, load, view
+from .space import NUMBER, find_pivots, fixed_point, spatial_order
+from .state import (
+    DISTANCE_SUM,
+    MEDOID,
+    N_FLOATS,
+    N_INTEGERS,
+    NEAR,
+    NEAR_DISTANCE,
+    SECOND_DISTANCE,
+    SIZE,
+    load,
+    loss_of,
+)
 
 _LONGEST_SEGMENT = 512  # values of k
 _FEW_CLUSTERS = 64  # with more, going back to the best costs more than it gives
-_WAYS_FEW_POINTS = 2  # down and up again after the first way up
-_WAYS = 1
-_MIN_PARALLEL = 192  # points; with fewer, other threads wake up too late to help
+_ONE_CHAIN = 384  # points; with fewer, segments cost more than they give
+_MIN_PARALLEL = 48  # points; with fewer, another thread wakes up too late to help
 # Silhouettes are summed in this fixed point, exact in any order; adding 1.5 * 2**52 rounds to it.
 _SILHOUETTE_UNIT = 2.0**40
 _ROUND = 6755399441055744.0
 
 
 @kernel
-def silhouettes(near, second, distance_sum, size, k):
+def silhouettes(near, second, distance_sum, cluster, size, k):
     """Return the mean simplified silhouette in both definitions.
 
     Args: ``near``, ``second``, ``distance_sum`` ``[N]`` float64 distances to the nearest and the
-    second nearest medoid and to all of them, ``size [N]`` int64 of each point's cluster.
+    second nearest medoid and to all of them; int64 ``cluster [N]`` of each point, their ``size``.
     """
     n = near.shape[0]
     others = 1.0 / (k - 1)
@@ -44,66 +57,140 @@ def silhouettes(near, second, distance_sum, size, k):
         counted += a > 0.0
         mean_sum += float_bits(mean * _SILHOUETTE_UNIT + _ROUND) - zero
         b = second[j]
-        nearest = (b - a) / max(b, 1.0) if size[j] > 1 else 0.0
+        nearest = (b - a) / max(b, 1.0) if size[cluster[j]] > 1 else 0.0
         nearest_sum += float_bits(nearest * _SILHOUETTE_UNIT + _ROUND) - zero
     mean = np.float64(mean_sum) / _SILHOUETTE_UNIT / counted if counted else 1.0
     return mean, np.float64(nearest_sum) / _SILHOUETTE_UNIT / n
 
 
+class Best(NamedTuple):
+    """The best clustering seen for each k = 2..N-1, which is entry k - 2."""
+
+    loss: Any  # [N - 2] float64
+    mss_mean: Any
+    mss_nearest: Any
+    is_medoid: Any  # [N - 2, N] uint8
+
+
+def empty_best(n_points: int) -> Best:
+    loss, mss_mean, mss_nearest = np.full((3, n_points - 2), np.inf)
+    return Best(loss, mss_mean, mss_nearest, np.zeros((n_points - 2, n_points), np.uint8))
+
+
 @kernel
-def record(s, n, k, loss, mss_mean, mss_nearest, is_medoid):
+def record(f, i, k, best):
     """Note down the clustering if it beats the one noted for k; return whether it is no worse."""
-    total = 0.0
-    for j in range(n):
-        total += s.near_distance[j]
-    if total >= loss[k - 2]:
-        return total == loss[k - 2]
-    loss[k - 2] = total
-    mss_mean[k - 2], mss_nearest[k - 2] = silhouettes(
-        s.near_distance[:n], s.second_distance[:n], s.distance_sum[:n], s.size[s.near[:n]], k
+    n = best.is_medoid.shape[1]
+    loss = loss_of(f, n)
+    if loss >= best.loss[k - 2]:
+        return loss == best.loss[k - 2]
+    best.loss[k - 2] = loss
+    best.mss_mean[k - 2], best.mss_nearest[k - 2] = silhouettes(
+        f[NEAR_DISTANCE, :n], f[SECOND_DISTANCE, :n], f[DISTANCE_SUM, :n], i[NEAR], i[SIZE], k
     )
-    is_medoid[k - 2] = 0
+    best.is_medoid[k - 2] = 0
     for t in range(k):
-        is_medoid[k - 2, s.medoids[t]] = 1
+        best.is_medoid[k - 2, i[MEDOID, t]] = 1
     return True
 
 
 @kernel
-def ascend(space, s, first, last, loss, mss_mean, mss_nearest, is_medoid):
-    """Cluster for k = first..last-1, from the first ``first`` medoids of BUILD."""
-    for k in range(first, last):
-        if k > first:
-            build(space, s, k - 1, k)
-        descend(space, s, k)
-        record(s, space.distances.shape[0], k, loss, mss_mean, mss_nearest, is_medoid)
+def grow(d, f, i, is_medoid, k, last):
+    """Add to the k medoids flagged in ``is_medoid`` until they are ``last``: PAM's BUILD."""
+    load(d, f, i, is_medoid)
+    build(d, f, i, k, last)
+    for t in range(k, last):
+        is_medoid[i[MEDOID, t]] = 1
 
 
 @kernel
-def revise(space, s, start, k, stop, step, loss, mss_mean, mss_nearest, is_medoid):
-    """Go from the medoids ``start`` of k up or down to ``stop``, noting what lowers the loss."""
-    n = space.distances.shape[0]
-    load(space, s, start)
-    while k != stop:
+def chain(d, f, i, spare_f, spare_i, is_medoid, k, stop, step, best):
+    """Walk from the k medoids flagged in ``is_medoid`` by steps of 1 or -1 to before ``stop``."""
+    load(d, f, i, is_medoid)
+    random = np.uint64(k)
+    while k + step != stop:
         k += step
         if step > 0:
-            build(space, s, k - 1, k)
+            build(d, f, i, k - 1, k)
         else:
-            remove_cheapest(space, s, k)
-        descend(space, s, k)
-        no_worse = record(s, n, k, loss, mss_mean, mss_nearest, is_medoid)
-        if not no_worse and k < _FEW_CLUSTERS:
-            load(space, s, is_medoid[k - 2])  # go on from the best
+            remove_cheapest(d, f, i, k)
+        descend(d, f, i, k)
+        random = shake(d, f, i, k, spare_f, spare_i, random)
+        if not record(f, i, k, best) and k < _FEW_CLUSTERS:
+            load(d, f, i, best.is_medoid[k - 2])  # go on from the best
 
 
-def segments(n_points: int, shortest: int, few_points: int | None = None) -> list[tuple[int, int]]:
+class Points:
+    """The points of a sweep, and room for chains to work on them."""
+
+    def __init__(self, values: NDArray[np.float64]) -> None:
+        n = len(values)
+        self.order = spatial_order(values)
+        self.distances, self.unit = fixed_point(values[self.order])
+        n_padded = self.distances.shape[1]
+        self._f, self._i = (
+            np.zeros((N_FLOATS, n_padded)),
+            np.zeros((N_INTEGERS, n_padded), np.int64),
+        )
+        self._i[NUMBER] = np.append(self.order, np.arange(n, n_padded))
+        find_pivots(self.distances, self._f, self._i)
+
+    def room(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return arrays f and i for one chain."""
+        return self._f.copy(), self._i.copy()
+
+    def chain(
+        self, tasks: Tasks, is_medoid: NDArray[np.uint8], k: int, stop: int, best: Best
+    ) -> None:
+        """Let a chain go from the k medoids flagged in ``is_medoid`` to before ``stop``."""
+        step = 1 if stop > k else -1
+        tasks.add(chain, self.distances, *self.room(), *self.room(), is_medoid, k, stop, step, best)
+
+    def first_medoid(self) -> NDArray[np.uint8]:
+        """Flag the point with the smallest sum of distances."""
+        n = len(self.order)
+        totals = self.distances[:, :n].sum(1, dtype=np.int64)
+        is_medoid = np.zeros(n, np.uint8)
+        is_medoid[np.lexsort((self.order, totals))[0]] = 1
+        return is_medoid
+
+
+def there_and_back(points: Points, best: Best) -> None:
+    """Sweep in two chains at once: up from BUILD, and down from every point being a medoid."""
+    n = len(points.order)
+    back = empty_best(n)
+    with Tasks(n_threads() if n >= _MIN_PARALLEL else 1) as tasks:
+        points.chain(tasks, points.first_medoid(), 1, n, best)
+        points.chain(tasks, np.ones(n, np.uint8), n, 1, back)
+    better = back.loss < best.loss
+    for noted, other in zip(best, back, strict=True):
+        noted[better] = other[better]
+
+
+def in_segments(points: Points, best: Best) -> None:
+    """Sweep in many chains: up from BUILD's medoids, then down from the best so far."""
+    n = len(points.order)
+    is_medoid, k = points.first_medoid(), 1
+    with Tasks(n_threads()) as tasks:
+        # BUILD is nested: one run of it passes by the start of every segment.
+        for first, last in segments(n, 2):
+            grow(points.distances, *points.room(), is_medoid, k, first - 1)
+            k = first - 1
+            points.chain(tasks, is_medoid.copy(), k, last, best)
+    # Shifted against the segments before, so that what is good gets across their bounds; each
+    # starts from what was noted before any of them began.
+    starts = best.is_medoid.copy()
+    with Tasks(n_threads()) as tasks:
+        for first, last in segments(n, 4):
+            k = min(last, n - 1)
+            points.chain(tasks, starts[k - 2], k, first - 1, best)
+
+
+def segments(n_points: int, shortest: int) -> list[tuple[int, int]]:
     """Return ranges ``(first, last)`` of k that cover 2..n_points-1, each done in a chain.
 
-    They double in length, as the work for one k falls about as 1 / k, up to a limit. Few points
-    are worked on by one thread: theirs have the length ``few_points``, or are one chain.
+    They double in length, as the work for one k falls about as 1 / k, up to a limit.
     """
-    if n_points < _MIN_PARALLEL:
-        bounds = [*range(2, n_points, few_points or n_points), n_points]
-        return list(pairwise(bounds))
     bounds = [2]
     length = shortest
     while bounds[-1] < n_points:
@@ -113,50 +200,17 @@ def segments(n_points: int, shortest: int, few_points: int | None = None) -> lis
 
 
 def kmedoids_sweep(points: Tensor) -> Sweep:
-    values = points.double().numpy()
-    n = len(values)
-    order = spatial_order(values)
-    distances, unit = fixed_point(values[order])
-    n_padded = distances.shape[1]
-    n_blocks = n_padded // BLOCK
-    numbers = np.append(order, np.arange(n, n_padded))
-    space = Space(distances, np.empty(n_blocks, np.int64), np.empty(n_blocks), numbers)
-    find_pivots(*space)
-    loss, mss_mean, mss_nearest = np.full((3, n - 2), np.inf)
-    is_medoid = np.zeros((n - 2, n), np.uint8)
-    totals = distances[:, :n].sum(1, dtype=np.int64)
-    central = int(np.lexsort((order, totals))[0])
-
-    state = np.empty((len(State._fields), n_padded))
-
-    notes = (loss, mss_mean, mss_nearest, is_medoid)
-
-    workers = 1 if n < _MIN_PARALLEL else n_threads()
-    clear(space, view(state))
-    add(space, view(state), 0, central)
-    built = 1
-    with Tasks(workers) as tasks:
-        # BUILD is nested: one run of it passes by the start of every segment.
-        for first, last in segments(n, 2, few_points=4):
-            build(space, view(state), built, first)
-            built = first
-            tasks.add(ascend, space, view(state.copy()), first, last, *notes)
-    for way in range(_WAYS_FEW_POINTS if n < _MIN_PARALLEL else _WAYS):
-        down = way % 2 == 0
-        # Shifted against the segments before, so that what is good gets across their bounds; each
-        # starts from what was noted before any of them began.
-        before = is_medoid.copy()
-        with Tasks(workers) as tasks:
-            for first, last in segments(n, 4 if down else 2):
-                k, stop = (min(last, n - 1), first) if down else (max(first - 1, 2), last - 1)
-                own, step = view(np.empty_like(state)), -1 if down else 1
-                tasks.add(revise, space, own, before[k - 2], k, stop, step, *notes)
-    by_number = np.empty_like(is_medoid)
-    by_number[:, order] = is_medoid
+    values = Points(points.double().numpy())
+    n = len(points)
+    best = empty_best(n)
+    sweep = there_and_back if n < _ONE_CHAIN else in_segments
+    sweep(values, best)
+    by_number = np.empty_like(best.is_medoid)
+    by_number[:, values.order] = best.is_medoid
     return Sweep(
-        torch.from_numpy(loss * unit),
-        torch.from_numpy(mss_mean),
-        torch.from_numpy(mss_nearest),
+        torch.from_numpy(best.loss * values.unit),
+        torch.from_numpy(best.mss_mean),
+        torch.from_numpy(best.mss_nearest),
         torch.from_numpy(np.packbits(by_number, axis=1, bitorder="little")),
     )
 
@@ -166,8 +220,12 @@ def simplified_silhouette(points: Tensor, medoids: Tensor) -> tuple[float, float
     to_medoids = distances[:, np.sort(medoids.numpy())].astype(np.float64)
     cluster = to_medoids.argmin(1)
     near, second = np.partition(to_medoids, 1, axis=1)[:, :2].T
-    size = np.bincount(cluster)[cluster]
     mean, nearest = silhouettes(
-        near.copy(), second.copy(), to_medoids.sum(1), size, to_medoids.shape[1]
+        near.copy(),
+        second.copy(),
+        to_medoids.sum(1),
+        cluster,
+        np.bincount(cluster),
+        to_medoids.shape[1],
     )
     return float(mean), float(nearest)

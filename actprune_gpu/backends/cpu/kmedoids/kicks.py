@@ -1,0 +1,84 @@
+"""Small random disturbances, kept where the descent from them ends lower."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..compile import inlined, kernel
+from .search import descend
+from .space import NONE
+from .state import HEAD, MEDOID, NEXT, PLACE, SIZE, add, loss_of, nearest, remove
+
+_FEW_CLUSTERS = 24
+
+
+@inlined
+def n_kicks(n_points, k):
+    """Return how many kicks a clustering gets: with more points each costs more and gives less."""
+    if n_points < 192:
+        return 10 if k < _FEW_CLUSTERS else 4
+    if n_points < 384:
+        return 2 if k < _FEW_CLUSTERS else 1
+    return 0
+
+
+@kernel
+def draw(random, below):
+    """Return the generator's next state, and an integer below ``below``: SplitMix64."""
+    random += np.uint64(0x9E3779B97F4A7C15)
+    z = random
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = z ^ (z >> np.uint64(31))
+    return random, np.int64(z % np.uint64(below))
+
+
+@kernel
+def copy(source, target):
+    for row in range(np.uintp(source.shape[0])):
+        for column in range(np.uintp(source.shape[1])):
+            target[row, column] = source[row, column]
+
+
+@kernel
+def move(d, f, i, k, medoid, random):
+    """Swap ``medoid`` for another point of its cluster."""
+    if i[SIZE, medoid] <= 1:  # 0 where a duplicate of the medoid is one and has all points
+        return random
+    random, steps = draw(random, i[SIZE, medoid] - 1)
+    point = i[HEAD, medoid]
+    while steps > 0 or point == medoid:
+        steps -= point != medoid
+        point = i[NEXT, point]
+    if i[PLACE, point] == NONE:  # a duplicate of the medoid can be one, too
+        add(d, f, i, k, point)
+        remove(d, f, i, k, medoid)
+    return random
+
+
+@kernel
+def shake(d, f, i, k, spare_f, spare_i, random):
+    """Move two neighbouring medoids, descend, and go back if that ended higher."""
+    n = d.shape[0]
+    kicks = n_kicks(n, k)
+    if kicks == 0 or k >= n - 1:
+        return random
+    lowest = loss_of(f, n)
+    copy(f, spare_f)
+    copy(i, spare_i)
+    for kick in range(kicks):
+        random, t = draw(random, k)
+        medoid = i[MEDOID, t]
+        neighbour, _ = nearest(d, i, k, medoid, medoid)
+        random = move(d, f, i, k, medoid, random)
+        random = move(d, f, i, k, neighbour, random)
+        descend(d, f, i, k)
+        loss = loss_of(f, n)
+        if loss > lowest:
+            copy(spare_f, f)
+            copy(spare_i, i)
+        elif kick < kicks - 1:
+            lowest = loss
+            copy(f, spare_f)
+            copy(i, spare_i)
+    return random
