@@ -6,6 +6,7 @@ loops from being vectorised; so does an index that could be negative: kernels th
 index with ``np.uintp``. Compiled code is cached on disk. A `kernel` gets all its arrays from its
 caller, so it need not count references to them (``_nrt``), which took a fifth of the time of the
 k-medoids sweep and kept functions from being inlined; an `allocating_kernel` may make some.
+A `device` function is for kernels only: it has no way in from Python, which saves compile time.
 """
 
 from __future__ import annotations
@@ -20,6 +21,14 @@ Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
 _njit: Any = numba.njit  # whose annotations do not know `_nrt`
 
 kernel: Compile = _njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
+device: Compile = _njit(
+    nogil=True,
+    cache=True,
+    error_model="numpy",
+    _nrt=False,
+    no_cpython_wrapper=True,
+    no_cfunc_wrapper=True,
+)
 allocating_kernel: Compile = numba.njit(nogil=True, cache=True, error_model="numpy")
 parallel_kernel: Compile = numba.njit(nogil=True, cache=True, error_model="numpy", parallel=True)
 inlined: Compile = numba.njit(inline="always", error_model="numpy")

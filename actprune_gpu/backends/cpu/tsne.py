@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .compile import allocating_kernel, inlined, parallel_kernel
+from .compile import allocating_kernel, device, inlined, kernel, parallel_kernel
 from .math import exp, log
 from .threads import in_threads, n_threads
 
@@ -46,27 +46,27 @@ def _butterfly(lanes):
     return lanes[0]
 
 
-@allocating_kernel
-def _sum(values):
-    lanes = np.zeros(LANES)
+@kernel
+def _sum(values, lanes):
+    lanes[:] = 0.0
     for base in range(0, values.shape[0], LANES):
         for lane in range(min(LANES, values.shape[0] - base)):
             lanes[lane] += values[np.uintp(base + lane)]
     return _butterfly(lanes)
 
 
-@allocating_kernel
-def _conditional_rows(squared, perplexity, first, last, out):
+@kernel
+def _conditional_rows(squared, perplexity, first, last, out, row, lanes):
     """Fill rows first..last-1 of ``out [N, N]`` with p(j | i) of the given perplexity.
 
-    Newton's method on log(beta) for the entropy H(beta) = ln Z + beta E[d], whose derivative is
-    -beta^2 Var[d], kept inside the bracket found so far.
+    ``row [2, N]`` and ``lanes [3, LANES]`` are room to work in. Newton's method on log(beta) for
+    the entropy H(beta) = ln Z + beta E[d], whose derivative is -beta^2 Var[d], kept inside the
+    bracket found so far.
     """
     n = squared.shape[0]
     target = log(perplexity)
-    z_lanes, d_lanes, v_lanes = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
-    distance = np.empty(n)
-    weight = np.empty(n)
+    z_lanes, d_lanes, v_lanes = lanes[0], lanes[1], lanes[2]
+    distance, weight = row[0], row[1]
     for i in range(first, last):
         smallest = np.inf
         for j in range(n):
@@ -125,7 +125,13 @@ def affinities(squared: Tensor, perplexity: float) -> Tensor:
     conditional = torch.empty((n, n), dtype=torch.float32)
     in_threads(
         lambda first, last: _conditional_rows(
-            squared.numpy(), perplexity, first, last, conditional.numpy()
+            squared.numpy(),
+            perplexity,
+            first,
+            last,
+            conditional.numpy(),
+            np.empty((2, n)),
+            np.empty((3, LANES)),
         ),
         n_items=n,
         work=8 * n * n,
@@ -133,11 +139,10 @@ def affinities(squared: Tensor, perplexity: float) -> Tensor:
     return (conditional + conditional.T) * (1.0 / (2 * n))
 
 
-@allocating_kernel
-def _divergence_rows(p, y, first, last, out):
+@kernel
+def _divergence_rows(p, y, first, last, out, lanes):
     """Fill ``out [3, N]`` with every row's sum of p, of q and of p (ln p + ln(1 + d^2))."""
     n = p.shape[0]
-    lanes = np.empty((3, LANES))
     for i in range(first, last):
         lanes[:] = 0.0
         for base in range(0, n, LANES):
@@ -160,11 +165,12 @@ def _kl_divergence(p: Floats, y: Floats) -> float:
     """Return sum p ln(p / (q / Z)) = sum p ln(p (1 + d^2)) + ln Z sum p, in float64."""
     rows = np.empty((3, p.shape[0]))
     in_threads(
-        lambda first, last: _divergence_rows(p, y, first, last, rows),
+        lambda first, last: _divergence_rows(p, y, first, last, rows, np.empty((3, LANES))),
         n_items=p.shape[0],
         work=4 * p.size,
     )
-    p_sum, z, kl = (_sum(part) for part in rows)
+    lanes = np.empty(LANES)
+    p_sum, z, kl = (_sum(part, lanes) for part in rows)
     return float(kl + p_sum * log(z))
 
 
@@ -257,9 +263,9 @@ def tsne(
     return y.T.contiguous(), float(_kl_divergence(p, y.numpy())), int(done)
 
 
-@allocating_kernel
-def _dot(a, b):
-    lanes = np.zeros(LANES)
+@device
+def _dot(a, b, lanes):
+    lanes[:] = 0.0
     for base in range(0, a.shape[0], LANES):
         for lane in range(min(LANES, a.shape[0] - base)):
             j = np.uintp(base + lane)
@@ -267,11 +273,10 @@ def _dot(a, b):
     return _butterfly(lanes)
 
 
-@allocating_kernel
-def _centred_product(squared, row_mean, mean, v, out):
+@device
+def _centred_product(squared, row_mean, mean, v, out, lanes):
     """Compute B v, where B = -J D J / 2 is the Gram matrix of the centred points."""
     n = squared.shape[0]
-    lanes = np.empty(LANES)
     for i in range(n):
         lanes[:] = 0.0
         shift = row_mean[i] - mean
@@ -282,45 +287,54 @@ def _centred_product(squared, row_mean, mean, v, out):
         out[i] = 0.5 * _butterfly(lanes)
 
 
-@allocating_kernel
-def _lanczos(squared, n_steps):
-    """Return the basis ``[m, N]`` and the tridiagonal matrix ``[m, m]`` of Lanczos on B."""
-    n = squared.shape[0]
-    row_mean = np.empty(n)
+@kernel
+def _lanczos(squared, basis, tridiagonal, room, lanes):
+    """Run Lanczos on B and return the number of steps m.
+
+    Fills the first rows of ``basis [m, N]`` and the corner of ``tridiagonal [m, m]``, which holds
+    zeros; ``room [2, N]`` is to work in.
+    """
+    n, n_steps = squared.shape[0], basis.shape[0]
+    row_mean = room[0]
     for i in range(n):
-        row_mean[i] = _sum(squared[i]) / n
-    mean = _sum(row_mean) / n
-    basis = np.zeros((n_steps, n))
-    tridiagonal = np.zeros((n_steps, n_steps))
+        row_mean[i] = _sum(squared[i], lanes) / n
+    mean = _sum(row_mean, lanes) / n
     # A fixed start without a pattern (Knuth's multiplicative hash), made orthogonal to 1.
     for i in range(n):
         basis[0, i] = np.float64((i + 1) * 2654435761 % 4294967296) / 2147483648.0 - 1.0
-    basis[0] -= _sum(basis[0]) / n
-    basis[0] /= np.sqrt(_dot(basis[0], basis[0]))
-    w = np.empty(n)
+    shift = _sum(basis[0], lanes) / n
+    for i in range(n):
+        basis[0, i] -= shift
+    length = np.sqrt(_dot(basis[0], basis[0], lanes))
+    for i in range(n):
+        basis[0, i] /= length
     largest = 0.0
     for step in range(n_steps):
-        _centred_product(squared, row_mean, mean, basis[step], w)
-        tridiagonal[step, step] = _dot(w, basis[step])
+        w = basis[step + 1] if step + 1 < n_steps else room[1]
+        _centred_product(squared, row_mean, mean, basis[step], w, lanes)
+        tridiagonal[step, step] = _dot(w, basis[step], lanes)
         largest = max(largest, abs(tridiagonal[step, step]))
+        if step + 1 == n_steps:
+            break
         for _again in range(2):  # once is not enough in floating point
             for other in range(step + 1):
-                w -= _dot(w, basis[other]) * basis[other]
-        beta = np.sqrt(_dot(w, w))
-        if step + 1 == n_steps or beta <= 1e-12 * largest:
-            return basis[: step + 1], tridiagonal[: step + 1, : step + 1]
+                along = _dot(w, basis[other], lanes)
+                for i in range(n):
+                    w[i] -= along * basis[other, i]
+        beta = np.sqrt(_dot(w, w, lanes))
+        if beta <= 1e-12 * largest:
+            return step + 1
         tridiagonal[step, step + 1] = beta
         tridiagonal[step + 1, step] = beta
-        basis[step + 1] = w / beta
-    return basis, tridiagonal
+        for i in range(n):
+            w[i] /= beta
+    return n_steps
 
 
-@allocating_kernel
-def _jacobi(matrix):
-    """Return eigenvalues and eigenvectors (columns) of a small symmetric matrix, unsorted."""
-    n = matrix.shape[0]
-    a = matrix.copy()
-    vectors = np.eye(n)
+@kernel
+def _jacobi(a, vectors):
+    """Make the symmetric ``a`` diagonal, its eigenvalues, by rotations that turn ``vectors``."""
+    n = a.shape[0]
     for _ in range(30):
         off = 0.0
         for i in range(n):
@@ -347,20 +361,23 @@ def _jacobi(matrix):
                         vki, vkj = vectors[k, i], vectors[k, j]
                         vectors[k, i] = c * vki - s * vkj
                         vectors[k, j] = s * vki + c * vkj
-    return np.diag(a).copy(), vectors
 
 
 def principal_axes(squared: Tensor) -> Tensor:
     n = squared.shape[0]
-    basis, tridiagonal = _lanczos(squared.numpy(), min(_LANCZOS_STEPS, n - 1))
-    values, vectors = _jacobi(tridiagonal)
+    most = min(_LANCZOS_STEPS, n - 1)
+    basis, tridiagonal = np.empty((most, n)), np.zeros((most, most))
+    m = _lanczos(squared.numpy(), basis, tridiagonal, np.empty((2, n)), np.empty(LANES))
+    diagonal, vectors = tridiagonal[:m, :m].copy(), np.eye(m)
+    _jacobi(diagonal, vectors)
+    values = diagonal.diagonal()
     order = np.argsort(-values, kind="stable")[:2]
     axes = np.zeros((n, 2))
     largest = max(values[order[0]], 0.0)
     for axis, which in enumerate(order):
         if values[which] > 1e-12 * largest:
             coordinates = np.zeros(n)
-            for weight, vector in zip(vectors[:, which], basis, strict=True):
+            for weight, vector in zip(vectors[:, which], basis[:m], strict=True):
                 coordinates += weight * vector
             coordinates *= np.sqrt(n * values[which] / largest)
             sign = np.sign(coordinates[np.argmax(np.abs(coordinates))])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..compile import inlined, kernel
+from ..compile import device, inlined
 from .search import descend
 from .space import NONE
 from .state import HEAD, MEDOID, NEXT, PLACE, SIZE, add, loss_of, nearest, remove
@@ -22,7 +22,7 @@ def n_kicks(n_points, k):
     return 0
 
 
-@kernel
+@device
 def draw(random, below):
     """Return the generator's next state, and an integer below ``below``: SplitMix64."""
     random += np.uint64(0x9E3779B97F4A7C15)
@@ -33,14 +33,14 @@ def draw(random, below):
     return random, np.int64(z % np.uint64(below))
 
 
-@kernel
+@device
 def copy(source, target):
     for row in range(np.uintp(source.shape[0])):
         for column in range(np.uintp(source.shape[1])):
             target[row, column] = source[row, column]
 
 
-@kernel
+@device
 def move(d, f, i, k, medoid, random):
     """Swap ``medoid`` for another point of its cluster."""
     if i[SIZE, medoid] <= 1:  # 0 where a duplicate of the medoid is one and has all points
@@ -56,7 +56,7 @@ def move(d, f, i, k, medoid, random):
     return random
 
 
-@kernel
+@device
 def shake(d, f, i, k, spare_f, spare_i, random):
     """Move two neighbouring medoids, descend, and go back if that ended higher."""
     n = d.shape[0]

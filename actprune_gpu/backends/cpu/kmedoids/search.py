@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..compile import kernel
+from ..compile import device
 from .space import BLOCK, NONE, PIVOT, RADIUS, SLACK, before
 from .state import (
     AGE,
@@ -36,7 +36,7 @@ from .state import (
 )
 
 
-@kernel
+@device
 def evaluate(d, f, i, medoid):
     """Find the best candidate in the ball of ``medoid``."""
     reach = 0.0
@@ -80,7 +80,7 @@ def evaluate(d, f, i, medoid):
     i[AGE, medoid] = FRESH
 
 
-@kernel
+@device
 def catch_up(d, f, i, k):
     """Make ``lowest`` and ``best`` allow for the gains that have changed."""
     size = 0
@@ -116,7 +116,7 @@ def catch_up(d, f, i, k):
         f[BEST, medoid] -= drop
 
 
-@kernel
+@device
 def lowest_gain(d, f):
     """Return the lowest gain of all points."""
     lowest = 0.0
@@ -125,7 +125,7 @@ def lowest_gain(d, f):
     return lowest
 
 
-@kernel
+@device
 def first_of_gain(d, f, i, gain):
     """Return the first point, medoids left out, that has this gain."""
     candidate = np.int64(NONE)
@@ -137,7 +137,7 @@ def first_of_gain(d, f, i, gain):
     return candidate
 
 
-@kernel
+@device
 def descend(d, f, i, k):
     """Do the steepest swap until none lowers the loss."""
     while True:
@@ -169,7 +169,7 @@ def descend(d, f, i, k):
         remove(d, f, i, k, removed)
 
 
-@kernel
+@device
 def build(d, f, i, first, last):
     """Go from ``first`` to ``last`` medoids by the best additions: PAM's BUILD."""
     for k in range(first, last):
@@ -177,7 +177,7 @@ def build(d, f, i, first, last):
         add(d, f, i, k, first_of_gain(d, f, i, lowest_gain(d, f)))
 
 
-@kernel
+@device
 def remove_cheapest(d, f, i, k):
     """Take out the one of k + 1 medoids whose points lose least by it, leaving k."""
     cheapest, removed = np.inf, np.int64(NONE)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..compile import inlined, kernel
+from ..compile import device, inlined
 from .space import (
     BLOCK,
     FAR,
@@ -60,7 +60,7 @@ N_INTEGERS = FIRST_INTEGER + 14
 FRESH, STALE, OUTDATED = 0, 1, 2
 
 
-@kernel
+@device
 def clear(d, f, i):
     """Set up the state without medoids."""
     n = d.shape[0]
@@ -79,7 +79,7 @@ def clear(d, f, i):
     i[CHANGED, :] = 1
 
 
-@kernel
+@device
 def unlink(i, point, medoid):
     before, after = i[PREVIOUS, point], i[NEXT, point]
     if before == NONE:
@@ -91,7 +91,7 @@ def unlink(i, point, medoid):
     i[SIZE, medoid] -= 1
 
 
-@kernel
+@device
 def link(i, point, medoid):
     after = i[HEAD, medoid]
     i[PREVIOUS, point] = NONE
@@ -102,7 +102,7 @@ def link(i, point, medoid):
     i[SIZE, medoid] += 1
 
 
-@kernel
+@device
 def ball(d, f, i, centre, radius):
     """List in ``i[START], i[STOP]`` runs of blocks that hold all points closer than ``radius``.
 
@@ -132,7 +132,7 @@ def change_gain(d, f, i, size, point, old, new):
             gain[c] += min(distance - new, 0.0) - min(distance - old, 0.0)
 
 
-@kernel
+@device
 def announce(d, f, i, k, centre, radius, size):
     """Note that gains changed in the ball round ``centre``, and which medoids' balls meet it."""
     for t in range(size):
@@ -145,7 +145,7 @@ def announce(d, f, i, k, centre, radius, size):
             i[MET, medoid] = 1
 
 
-@kernel
+@device
 def add(d, f, i, k, added):
     """Make ``added`` the medoid number k, counted from 0."""
     row = d[added]
@@ -197,7 +197,7 @@ def add(d, f, i, k, added):
     announce(d, f, i, k + 1, added, radius + SLACK, size)
 
 
-@kernel
+@device
 def nearest(d, i, k, point, excluded):
     """Return the nearest of the k medoids to ``point``, one left out, and its distance."""
     row = d[point]
@@ -214,7 +214,7 @@ def nearest(d, i, k, point, excluded):
     return nearest, np.float64(smallest)
 
 
-@kernel
+@device
 def remove(d, f, i, k, removed):
     """Take ``removed`` out of the k + 1 medoids, leaving k."""
     row = d[removed]
@@ -254,7 +254,7 @@ def remove(d, f, i, k, removed):
     announce(d, f, i, k, removed, radius + SLACK, size)
 
 
-@kernel
+@device
 def load(d, f, i, is_medoid):
     """Set up the state with the medoids flagged in ``is_medoid [N]``."""
     n = d.shape[0]
@@ -291,7 +291,7 @@ def load(d, f, i, is_medoid):
             j = i[NEXT, j]
 
 
-@kernel
+@device
 def loss_of(f, n):
     loss = 0.0
     for j in range(n):

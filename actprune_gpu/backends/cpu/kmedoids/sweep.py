@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...protocol import Sweep
-from ..compile import kernel
+from ..compile import device, kernel
 from ..math import float_bits
 from ..threads import Tasks, n_threads
 from .kicks import shake
@@ -77,7 +77,7 @@ def empty_best(n_points: int) -> Best:
     return Best(loss, mss_mean, mss_nearest, np.zeros((n_points - 2, n_points), np.uint8))
 
 
-@kernel
+@device
 def record(f, i, k, best):
     """Note down the clustering if it beats the one noted for k; return whether it is no worse."""
     n = best.is_medoid.shape[1]
