@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .compile import allocating_kernel, device, inlined, kernel, parallel_kernel
+from .compile import device, inlined, kernel, parallel_kernel
 from .math import exp, log
 from .threads import in_threads, n_threads
 
@@ -37,13 +37,14 @@ _MIN_PARALLEL = 192
 
 @inlined
 def _butterfly(lanes):
-    """Add up the lanes, halves onto halves, and return their sum; overwrites ``lanes``."""
-    width = LANES // 2
-    while width:
-        for lane in range(width):
-            lanes[lane] += lanes[lane + width]
-        width //= 2
-    return lanes[0]
+    """Add up the 32 lanes, halves onto halves, and return their sum; overwrites ``lanes``."""
+    for lane in range(16):
+        lanes[lane] += lanes[lane + 16]
+    for lane in range(8):
+        lanes[lane] += lanes[lane + 8]
+    for lane in range(4):
+        lanes[lane] += lanes[lane + 4]
+    return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3])
 
 
 @kernel
@@ -174,77 +175,90 @@ def _kl_divergence(p: Floats, y: Floats) -> float:
     return float(kl + p_sum * log(z))
 
 
-def _optimise(p, y, n_iter, early_exaggeration, learning_rate):
+@device
+def _gradient_rows(p, y, first, last, lanes, sums):
+    """Fill ``sums [5, N]`` for rows first..last-1: of q, then of attraction and repulsion by axis.
+
+    ``lanes [5 * LANES]`` is one array, its parts at fixed offsets: the compiler sees that they do
+    not overlap.
+    """
+    n = p.shape[0]
+    one = np.float32(1.0)
+    for i in range(first, last):
+        lanes[:] = np.float32(0.0)
+        xi, yi = y[0, i], y[1, i]
+        for base in range(0, n, LANES):
+            for lane in range(min(LANES, n - base)):
+                j = np.uintp(base + lane)
+                dx, dy = xi - y[0, j], yi - y[1, j]
+                q = one / (one + dx * dx + dy * dy)
+                pq = p[i, j] * q
+                qq = q * q
+                lanes[lane] += q
+                lanes[lane + LANES] += pq * dx
+                lanes[lane + 2 * LANES] += pq * dy
+                lanes[lane + 3 * LANES] += qq * dx
+                lanes[lane + 4 * LANES] += qq * dy
+        for part in range(5):
+            sums[part, i] = _butterfly(lanes[part * LANES : (part + 1) * LANES])
+        sums[0, i] -= one  # without the point itself
+
+
+@device
+def _descend(y, sums, update, gain, exaggeration, momentum, rate, lanes):
+    """Move the points by one step and return the norm of the gradient."""
+    n = y.shape[1]
+    lanes[:] = 0.0
+    for base in range(0, n, LANES):
+        for lane in range(min(LANES, n - base)):
+            lanes[lane] += sums[0, np.uintp(base + lane)]
+    inverse = np.float32(1.0 / _butterfly(lanes))
+    lanes[:] = 0.0
+    for axis in range(2):
+        for i in range(n):
+            gradient = np.float32(4.0) * (
+                exaggeration * sums[1 + axis, i] - sums[3 + axis, i] * inverse
+            )
+            if update[axis, i] * gradient < np.float32(0.0):
+                gain[axis, i] += np.float32(0.2)
+            else:
+                gain[axis, i] = max(gain[axis, i] * np.float32(0.8), np.float32(0.01))
+            update[axis, i] = momentum * update[axis, i] - rate * gain[axis, i] * gradient
+            y[axis, i] += update[axis, i]
+            lanes[i % LANES] += np.float64(gradient) * np.float64(gradient)
+    return np.sqrt(_butterfly(lanes))
+
+
+def _optimise(p, y, n_iter, early_exaggeration, learning_rate, rows, lanes, row_lanes):
     """Gradient descent with momentum and gains on ``y [2, N]`` in place; return the iterations.
 
     dKL/dy_i = 4 (sum_j p_ij q_ij (y_i - y_j) - 1/Z sum_j q_ij^2 (y_i - y_j)), with the
     unnormalised q_ij = 1 / (1 + |y_i - y_j|^2) and Z their sum (van der Maaten and Hinton, eq. 5).
-    The gains are Jacobs' delta-bar-delta as in the authors' code.
+    The gains are Jacobs' delta-bar-delta as in the authors' code. ``rows [9, N]``,
+    ``lanes [LANES]`` and ``row_lanes [blocks, 5 * LANES]`` are room to work in.
     """
     n = p.shape[0]
-    zero, one = np.float32(0.0), np.float32(1.0)
-    attraction = np.empty((2, n), np.float32)
-    repulsion = np.empty((2, n), np.float32)
-    z_rows = np.empty(n, np.float32)
-    update = np.zeros((2, n), np.float32)
-    gain = np.ones((2, n), np.float32)
+    sums, update, gain = rows[:5], rows[5:7], rows[7:]
     rate = np.float32(learning_rate)
     for iteration in range(n_iter):
         exploring = iteration < _EXPLORATION
-        if iteration == _EXPLORATION:  # what was learnt of the exaggerated map does not help
-            update[:] = zero
-            gain[:] = one
+        if iteration == 0 or iteration == _EXPLORATION:
+            # What was learnt of the exaggerated map does not help afterwards.
+            update[:] = np.float32(0.0)
+            gain[:] = np.float32(1.0)
         exaggeration = np.float32(early_exaggeration if exploring else 1.0)
         momentum = np.float32(0.5 if exploring else 0.8)
-        for block in numba.prange((n + _ROWS - 1) // _ROWS):
-            # One array, its parts at fixed offsets: the compiler sees that they do not overlap.
-            lanes = np.empty(5 * LANES, np.float32)
-            for i in range(_ROWS * block, min(n, _ROWS * (block + 1))):
-                lanes[:] = zero
-                xi, yi = y[0, i], y[1, i]
-                for base in range(0, n, LANES):
-                    for lane in range(min(LANES, n - base)):
-                        j = np.uintp(base + lane)
-                        dx, dy = xi - y[0, j], yi - y[1, j]
-                        q = one / (one + dx * dx + dy * dy)
-                        pq = p[i, j] * q
-                        qq = q * q
-                        lanes[lane] += q
-                        lanes[lane + LANES] += pq * dx
-                        lanes[lane + 2 * LANES] += pq * dy
-                        lanes[lane + 3 * LANES] += qq * dx
-                        lanes[lane + 4 * LANES] += qq * dy
-                z_rows[i] = _butterfly(lanes[:LANES]) - one  # without the point itself
-                attraction[0, i] = _butterfly(lanes[LANES : 2 * LANES])
-                attraction[1, i] = _butterfly(lanes[2 * LANES : 3 * LANES])
-                repulsion[0, i] = _butterfly(lanes[3 * LANES : 4 * LANES])
-                repulsion[1, i] = _butterfly(lanes[4 * LANES :])
-        z_lanes = np.zeros(LANES)
-        for base in range(0, n, LANES):
-            for lane in range(min(LANES, n - base)):
-                z_lanes[lane] += z_rows[np.uintp(base + lane)]
-        inverse = np.float32(1.0 / _butterfly(z_lanes))
+        for block in numba.prange(row_lanes.shape[0]):
+            first = _ROWS * block
+            _gradient_rows(p, y, first, min(n, first + _ROWS), row_lanes[block], sums)
+        norm = _descend(y, sums, update, gain, exaggeration, momentum, rate, lanes)
         check = not exploring and (iteration + 1) % _CHECK_EVERY == 0
-        norm_lanes = np.zeros(LANES)
-        for axis in range(2):
-            for i in range(n):
-                gradient = np.float32(4.0) * (
-                    exaggeration * attraction[axis, i] - repulsion[axis, i] * inverse
-                )
-                if update[axis, i] * gradient < zero:
-                    gain[axis, i] += np.float32(0.2)
-                else:
-                    gain[axis, i] = max(gain[axis, i] * np.float32(0.8), np.float32(0.01))
-                update[axis, i] = momentum * update[axis, i] - rate * gain[axis, i] * gradient
-                y[axis, i] += update[axis, i]
-                if check:
-                    norm_lanes[i % LANES] += np.float64(gradient) * np.float64(gradient)
-        if check and np.sqrt(_butterfly(norm_lanes)) <= _MIN_GRADIENT_NORM:
+        if check and norm <= _MIN_GRADIENT_NORM:
             return iteration + 1
     return n_iter
 
 
-_optimise_serial = allocating_kernel(_optimise)
+_optimise_serial = kernel(_optimise)
 _optimise_parallel = parallel_kernel(_optimise)
 
 
@@ -259,7 +273,10 @@ def tsne(
     y = initial.T.float().contiguous()
     parallel = n_threads() > 1 and p.shape[0] >= _MIN_PARALLEL
     optimise = _optimise_parallel if parallel else _optimise_serial
-    done = optimise(p, y.numpy(), n_iter, early_exaggeration, learning_rate)
+    n = p.shape[0]
+    rows, lanes = np.empty((9, n), np.float32), np.empty(LANES)
+    row_lanes = np.empty((-(-n // _ROWS), 5 * LANES), np.float32)
+    done = optimise(p, y.numpy(), n_iter, early_exaggeration, learning_rate, rows, lanes, row_lanes)
     return y.T.contiguous(), float(_kl_divergence(p, y.numpy())), int(done)
 
 
