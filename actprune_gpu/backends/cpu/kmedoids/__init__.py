@@ -20,7 +20,9 @@ medoid i of radius reach[i] = max_j near_j + second_j; it is never positive. So 
 is removal[i] + min(best[i], min_c gain[c]), best[i] = min of gain[c] + correction where that is not
 0. After an addition or a removal, removal[i] is kept exact; best[i] is found anew for the medoids
 whose points have a farther second medoid, and for all others lowered by as much as a gain in the
-ball has fallen, which makes it a bound: it is found anew only if the bound would allow a swap.
+ball has fallen, which makes it a bound: it is found anew only if the bound would allow a swap. For
+a large cluster, the blocks that cannot hold the best candidate are found from one of their points,
+their pivot.
 
 Distances are integers (fixed point): their sums are exact in any order, as long as they stay below
 2**53, in float64 too, which vector units can do. Points are put in an order in which neighbours lie

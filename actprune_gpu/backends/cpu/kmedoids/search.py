@@ -10,6 +10,7 @@ from .state import (
     AGE,
     BEST,
     BEST_CANDIDATE,
+    BOUND,
     CHANGED,
     CORRECTION,
     DROP,
@@ -19,6 +20,7 @@ from .state import (
     KNOWN_GAIN,
     LOWEST,
     MEDOID,
+    MEMBER,
     MET,
     NEAR_DISTANCE,
     NEXT,
@@ -35,27 +37,82 @@ from .state import (
     remove,
 )
 
+_MANY_MEMBERS = 64  # of a cluster, for which it pays to look at the pivots first
+
+
+@device
+def correct(d, f, i, n_members, size):
+    """Sum up the corrections of the candidates in the runs START .. STOP for a cluster's points."""
+    correction = f[CORRECTION]
+    for t in range(size):
+        correction[i[START, t] : i[STOP, t]] = 0.0
+    for member in range(n_members):
+        j = i[MEMBER, member]
+        row, near, second = d[j], f[NEAR_DISTANCE, j], f[SECOND_DISTANCE, j]
+        for t in range(size):
+            for c in range(np.uintp(i[START, t]), np.uintp(i[STOP, t])):
+                correction[c] += min(max(np.float64(row[c]), near) - second, 0.0)
+
+
+@device
+def promising(d, f, i, medoid, n_members, size):
+    """Leave of the runs START .. STOP those blocks that can hold the best candidate.
+
+    No point of a block is closer than its pivot by more than its radius, which bounds what each
+    point of the cluster adds to the correction.
+    """
+    n_blocks = f.shape[1] // BLOCK
+    in_ball, bound, radius = f[DROP], f[BOUND], f[RADIUS]
+    in_ball[:n_blocks] = 0.0
+    for t in range(size):
+        in_ball[i[START, t] // BLOCK : i[STOP, t] // BLOCK] = 1.0
+    bound[:n_blocks] = 0.0
+    for member in range(n_members):
+        j = i[MEMBER, member]
+        row, near, second = d[j, f.shape[1] :], f[NEAR_DISTANCE, j], f[SECOND_DISTANCE, j]
+        for block in range(np.uintp(n_blocks)):
+            distance = np.float64(row[block]) - radius[block]
+            bound[block] += min(max(distance, near) - second, 0.0)
+    lowest, first = 1.0, 0
+    for block in range(n_blocks):
+        bound[block] += f[LOWEST, block] - SLACK * n_members
+        if in_ball[block] > 0.0 and bound[block] < lowest:
+            lowest, first = bound[block], block
+    i[START, 0], i[STOP, 0] = first * BLOCK, first * BLOCK + BLOCK
+    correct(d, f, i, n_members, 1)
+    f[CORRECTION, medoid] = 0.0
+    best = 0.0
+    for c in range(i[START, 0], i[STOP, 0]):
+        if f[CORRECTION, c] < 0.0:
+            best = min(best, f[CORRECTION, c] + f[GAIN, c])
+    size, last = 0, NONE
+    for block in range(n_blocks):
+        if in_ball[block] > 0.0 and bound[block] <= best:
+            if block == last:
+                size -= 1
+            else:
+                i[START, size] = block * BLOCK
+            last = block + 1
+            i[STOP, size] = last * BLOCK
+            size += 1
+    return size
+
 
 @device
 def evaluate(d, f, i, medoid):
     """Find the best candidate in the ball of ``medoid``."""
-    reach = 0.0
+    reach, n_members = 0.0, 0
     j = i[HEAD, medoid]
     while j != NONE:
         reach = max(reach, f[NEAR_DISTANCE, j] + f[SECOND_DISTANCE, j])
+        i[MEMBER, n_members] = j
+        n_members += 1
         j = i[NEXT, j]
     size = ball(d, f, i, medoid, reach + SLACK)
+    if n_members >= _MANY_MEMBERS:
+        size = promising(d, f, i, medoid, n_members, size)
+    correct(d, f, i, n_members, size)
     correction, gain = f[CORRECTION], f[GAIN]
-    for t in range(size):
-        correction[i[START, t] : i[STOP, t]] = 0.0
-    j = i[HEAD, medoid]
-    while j != NONE:
-        row, near, second = d[j], f[NEAR_DISTANCE, j], f[SECOND_DISTANCE, j]
-        for t in range(size):
-            for c in range(np.uintp(i[START, t]), np.uintp(i[STOP, t])):
-                distance = np.float64(row[c])
-                correction[c] += min(max(distance, near) - second, 0.0)
-        j = i[NEXT, j]
     correction[medoid] = 0.0  # for nothing would change
     # Where there is no correction the gain may change unseen; lowest_gain covers those.
     best, best_candidate = 1.0, np.int64(NONE)
@@ -84,7 +141,7 @@ def evaluate(d, f, i, medoid):
 def catch_up(d, f, i, k):
     """Make ``lowest`` and ``best`` allow for the gains that have changed."""
     size = 0
-    for block in range(d.shape[1] // BLOCK):
+    for block in range(f.shape[1] // BLOCK):
         if not i[CHANGED, block]:
             continue
         i[CHANGED, block] = 0
@@ -120,7 +177,7 @@ def catch_up(d, f, i, k):
 def lowest_gain(d, f):
     """Return the lowest gain of all points."""
     lowest = 0.0
-    for block in range(d.shape[1] // BLOCK):
+    for block in range(f.shape[1] // BLOCK):
         lowest = min(lowest, f[LOWEST, block])
     return lowest
 
@@ -129,7 +186,7 @@ def lowest_gain(d, f):
 def first_of_gain(d, f, i, gain):
     """Return the first point, medoids left out, that has this gain."""
     candidate = np.int64(NONE)
-    for block in range(d.shape[1] // BLOCK):
+    for block in range(f.shape[1] // BLOCK):
         if f[LOWEST, block] == gain:
             for c in range(BLOCK * block, BLOCK * block + BLOCK):
                 if f[GAIN, c] == gain and i[PLACE, c] == NONE and before(i, c, candidate):

@@ -19,7 +19,7 @@ SLACK = 2.0
 
 
 # What is said of the points themselves: the first rows of the arrays f and i of `state`, for
-# distances ``d [N, M]`` int32, M = N padded to whole blocks.
+# distances ``d [N, M + M / 16]`` int32, M = N padded to whole blocks, to every point and pivot.
 RADIUS = 0  # of f: of each block, from its pivot to its farthest point
 FIRST_FLOAT = 1
 PIVOT = 0  # of i: a point of each block
@@ -41,9 +41,12 @@ def fill_distances(points, scale, first, last, out):
 
 @kernel
 def find_pivots(d, f, i):
-    """Choose for each block the point from which the farthest one of the block is nearest."""
+    """Choose for each block the point from which the farthest one of the block is nearest.
+
+    Its distances to all points go behind the others.
+    """
     n = d.shape[0]
-    for block in range(d.shape[1] // BLOCK):
+    for block in range(f.shape[1] // BLOCK):
         first, last = block * BLOCK, min(n, block * BLOCK + BLOCK)
         f[RADIUS, block] = FAR
         for point in range(first, last):
@@ -52,6 +55,9 @@ def find_pivots(d, f, i):
                 radius = max(radius, np.float64(d[point, other]))
             if radius < f[RADIUS, block]:
                 i[PIVOT, block], f[RADIUS, block] = point, radius
+    for block in range(f.shape[1] // BLOCK):
+        for point in range(n):
+            d[point, f.shape[1] + block] = d[point, i[PIVOT, block]]
 
 
 @inlined
@@ -81,7 +87,8 @@ def fixed_point(points: NDArray[np.float64]) -> tuple[NDArray[np.int32], float]:
     diagonal = math.hypot(*np.ptp(points, axis=0))
     exponent = math.frexp(diagonal)[1] if diagonal > 0 else 0
     unit = math.ldexp(1.0, exponent - _DISTANCE_BITS)
-    distances = np.empty((n, -(-n // BLOCK) * BLOCK), np.int32)
+    n_blocks = -(-n // BLOCK)
+    distances = np.empty((n, n_blocks * BLOCK + n_blocks), np.int32)
     in_threads(
         lambda first, last: fill_distances(points, 1.0 / unit, first, last, distances),
         n_items=n,

@@ -23,7 +23,7 @@ from .space import (
 )
 
 # Rows of f.
-N_FLOATS = FIRST_FLOAT + 11
+N_FLOATS = FIRST_FLOAT + 12
 (
     NEAR_DISTANCE,
     SECOND_DISTANCE,
@@ -36,10 +36,11 @@ N_FLOATS = FIRST_FLOAT + 11
     CORRECTION,
     LOWEST,  # gain in each block
     DROP,  # largest, of a gain in each block
+    BOUND,  # at most what a candidate of each block would change
 ) = range(FIRST_FLOAT, N_FLOATS)
 
 # Rows of i.
-N_INTEGERS = FIRST_INTEGER + 14
+N_INTEGERS = FIRST_INTEGER + 15
 (
     NEAR,  # the point's medoid
     SECOND,  # the next one
@@ -55,6 +56,7 @@ N_INTEGERS = FIRST_INTEGER + 14
     CHANGED,  # 1 for blocks in which they have
     START,  # the ball: runs of points that hold it, START[t] .. STOP[t] - 1
     STOP,
+    MEMBER,  # the points of one cluster
 ) = range(FIRST_INTEGER, N_INTEGERS)
 
 FRESH, STALE, OUTDATED = 0, 1, 2
@@ -110,7 +112,7 @@ def ball(d, f, i, centre, radius):
     """
     row = d[centre]
     size, last = 0, NONE
-    for block in range(d.shape[1] // BLOCK):
+    for block in range(f.shape[1] // BLOCK):
         if row[i[PIVOT, block]] < radius + f[RADIUS, block] + SLACK:
             if block == last:
                 size -= 1
@@ -158,7 +160,7 @@ def add(d, f, i, k, added):
     i[AGE, added] = OUTDATED
     i[MET, added] = 0
     radius = 0.0
-    for block in range(d.shape[1] // BLOCK):
+    for block in range(f.shape[1] // BLOCK):
         first = BLOCK * block
         closer = 0
         for lane in range(BLOCK):
@@ -236,7 +238,7 @@ def remove(d, f, i, k, removed):
         i[SECOND, j] = removed  # found again below
         link(i, j, i[NEAR, j])
         j = after
-    for block in range(d.shape[1] // BLOCK):
+    for block in range(f.shape[1] // BLOCK):
         first = BLOCK * block
         concerned = 0
         for lane in range(BLOCK):

@@ -16,7 +16,7 @@ from ..math import float_bits
 from ..threads import Tasks, n_threads
 from .kicks import shake
 from .search import build, descend, remove_cheapest
-from .space import NUMBER, find_pivots, fixed_point, spatial_order
+from .space import BLOCK, NUMBER, find_pivots, fixed_point, spatial_order
 from .state import (
     DISTANCE_SUM,
     MEDOID,
@@ -127,7 +127,7 @@ class Points:
         n = len(values)
         self.order = spatial_order(values)
         self.distances, self.unit = fixed_point(values[self.order])
-        n_padded = self.distances.shape[1]
+        n_padded = -(-n // BLOCK) * BLOCK
         self._f, self._i = (
             np.zeros((N_FLOATS, n_padded)),
             np.zeros((N_INTEGERS, n_padded), np.int64),
