@@ -49,7 +49,7 @@ def bench(
             name,
             size,
             CASES[name].make(size),
-            repeats=repeats or (3 if quick else 5),
+            repeats=repeats or CASES[name].repeats or (3 if quick else 5),
             with_peers=peers,
             ceilings=ceilings,
         )

@@ -87,3 +87,21 @@ def dynmsc(points: Floats) -> float:
 
     result = kmedoids.dynmsc(distances(points), len(points) - 1, 2)
     return float(np.max(result.rangeeval if hasattr(result, "rangeeval") else result.loss))
+
+
+def simplified_silhouette(points: Floats, medoids: NDArray[np.int64]) -> float:
+    """Return the mean simplified silhouette against the mean of the other medoids, by NumPy."""
+    to_medoids = distances(points)[:, medoids]
+    a = to_medoids.min(axis=1)
+    inside = a > 0
+    b = (to_medoids.sum(axis=1) - a) / (len(medoids) - 1)
+    return float(((b - a) / np.maximum(a, b))[inside].mean())
+
+
+def trustworthiness(x: Floats, embedding: Floats) -> float:
+    """Return scikit-learn's trustworthiness of a map, or nan where that is not installed."""
+    try:
+        from sklearn.manifold import trustworthiness as measure
+    except ImportError:
+        return float("nan")
+    return float(measure(x, embedding))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, TypeVar
 
 import numba
@@ -33,6 +35,19 @@ def n_threads() -> int:
     return getattr(_local, "n_threads", None) or int(numba.get_num_threads())
 
 
+@cache
+def _pool(workers: int) -> ThreadPoolExecutor:
+    """Return the threads, kept from call to call: starting some takes longer than a small layer.
+
+    What runs on them is `single_threaded` or a kernel, so it never waits for them in turn.
+    """
+    return ThreadPoolExecutor(workers, thread_name_prefix="actprune_gpu")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of the threads
+
+
 def map_items(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
     """Apply ``function`` to each item on one thread, as many at a time as there are threads."""
 
@@ -43,8 +58,13 @@ def map_items(function: Callable[[Item], Result], items: Sequence[Item]) -> Iter
     if n_threads() == 1 or len(items) == 1:
         yield from map(function, items)
         return
-    with ThreadPoolExecutor(n_threads()) as pool:
-        yield from pool.map(apply, items)
+    futures = [_pool(n_threads()).submit(apply, item) for item in items]
+    try:
+        for future in futures:
+            yield future.result()
+    finally:
+        for future in futures:
+            future.cancel()
 
 
 class Tasks:
@@ -54,7 +74,7 @@ class Tasks:
     """
 
     def __init__(self, workers: int) -> None:
-        self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
+        self._pool = _pool(workers) if workers > 1 else None
         self._futures: list[Future[None]] = []
 
     def __enter__(self) -> Tasks:
@@ -68,10 +88,9 @@ class Tasks:
             self._futures.append(self._pool.submit(task, *arguments))
 
     def __exit__(self, *error: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
-            for future in self._futures:
-                future.result()
+        wait(self._futures)
+        for future in self._futures:
+            future.result()
 
 
 def in_threads(kernel: Callable[[int, int], None], *, n_items: int, work: int) -> None:

@@ -18,7 +18,7 @@ def n_kicks(n_points, k):
     if n_points < 192:
         return 10 if k < _FEW_CLUSTERS else 4
     if n_points < 384:
-        return 2 if k < _FEW_CLUSTERS else 1
+        return 2 if k < _FEW_CLUSTERS else 0
     return 0
 
 
