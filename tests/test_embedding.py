@@ -332,13 +332,3 @@ def test_bad_matrices_are_refused(x, words):
 def test_bad_options_are_refused(options, words):
     with complains(*words):
         tsne(torch.rand(40, 6), **options)
-
-
-def test_the_parallel_kernel_is_cached_apart_from_the_serial_one():
-    """Numba's cache knows functions by file, line and name: a twin was once loaded as the other."""
-    from actprune_gpu.backends.cpu import tsne as kernels
-
-    serial, parallel = kernels._optimise_serial.py_func, kernels._optimise_parallel.py_func
-    assert serial.__code__.co_firstlineno == parallel.__code__.co_firstlineno
-    assert serial.__qualname__ != parallel.__qualname__
-    assert kernels._optimise_parallel.targetoptions["parallel"]
