@@ -15,6 +15,8 @@ _FEW_CLUSTERS = 24
 @inlined
 def n_kicks(n_points, k):
     """Return how many kicks a clustering gets: with more points each costs more and gives less."""
+    if n_points < 64:
+        return 10
     if n_points < 192:
         return 10 if k < _FEW_CLUSTERS else 4
     if n_points < 384:
