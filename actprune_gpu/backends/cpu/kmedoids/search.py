@@ -33,6 +33,7 @@ from .state import (
     START,
     STOP,
     add,
+    add_block,
     ball,
     remove,
 )
@@ -85,16 +86,10 @@ def promising(d, f, i, medoid, n_members, size):
     for c in range(i[START, 0], i[STOP, 0]):
         if f[CORRECTION, c] < 0.0:
             best = min(best, f[CORRECTION, c] + f[GAIN, c])
-    size, last = 0, NONE
+    size = 0
     for block in range(n_blocks):
         if in_ball[block] > 0.0 and bound[block] <= best:
-            if block == last:
-                size -= 1
-            else:
-                i[START, size] = block * BLOCK
-            last = block + 1
-            i[STOP, size] = last * BLOCK
-            size += 1
+            size = add_block(i, size, block)
     return size
 
 

@@ -55,8 +55,8 @@ def find_pivots(d, f, i):
                 radius = max(radius, np.float64(d[point, other]))
             if radius < f[RADIUS, block]:
                 i[PIVOT, block], f[RADIUS, block] = point, radius
-    for block in range(f.shape[1] // BLOCK):
-        for point in range(n):
+    for point in range(n):
+        for block in range(f.shape[1] // BLOCK):
             d[point, f.shape[1] + block] = d[point, i[PIVOT, block]]
 
 

@@ -104,6 +104,16 @@ def link(i, point, medoid):
     i[SIZE, medoid] += 1
 
 
+@inlined
+def add_block(i, size, block):
+    """Put the next ``block`` to the runs START .. STOP, ``size`` of them; return their number."""
+    if size == 0 or i[STOP, size - 1] != block * BLOCK:
+        i[START, size] = block * BLOCK
+        size += 1
+    i[STOP, size - 1] = (block + 1) * BLOCK
+    return size
+
+
 @device
 def ball(d, f, i, centre, radius):
     """List in ``i[START], i[STOP]`` runs of blocks that hold all points closer than ``radius``.
@@ -111,16 +121,10 @@ def ball(d, f, i, centre, radius):
     Returns their number.
     """
     row = d[centre]
-    size, last = 0, NONE
+    size = 0
     for block in range(f.shape[1] // BLOCK):
         if row[i[PIVOT, block]] < radius + f[RADIUS, block] + SLACK:
-            if block == last:
-                size -= 1
-            else:
-                i[START, size] = block * BLOCK
-            last = block + 1
-            i[STOP, size] = last * BLOCK
-            size += 1
+            size = add_block(i, size, block)
     return size
 
 
