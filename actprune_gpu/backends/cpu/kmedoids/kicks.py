@@ -7,7 +7,7 @@ import numpy as np
 from ..compile import device, inlined
 from .search import descend
 from .space import NONE
-from .state import HEAD, MEDOID, NEXT, PLACE, SIZE, add, loss_of, nearest, remove
+from .state import MEDOID, NEAR, PLACE, SIZE, add, loss_of, nearest, remove
 
 _FEW_CLUSTERS = 24
 
@@ -48,10 +48,10 @@ def move(d, f, i, k, medoid, random):
     if i[SIZE, medoid] <= 1:  # 0 where a duplicate of the medoid is one and has all points
         return random
     random, steps = draw(random, i[SIZE, medoid] - 1)
-    point = i[HEAD, medoid]
-    while steps > 0 or point == medoid:
-        steps -= point != medoid
-        point = i[NEXT, point]
+    point = 0
+    while steps > 0 or point == medoid or i[NEAR, point] != medoid:
+        steps -= point != medoid and i[NEAR, point] == medoid
+        point += 1
     if i[PLACE, point] == NONE:  # a duplicate of the medoid can be one, too
         add(d, f, i, k, point)
         remove(d, f, i, k, medoid)
