@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .. import rows
 from . import kmedoids, moments, separability, threads, tsne
 
 
@@ -13,7 +14,7 @@ class CpuBackend:
     gather_class_moments = staticmethod(moments.gather_class_moments)
     jeffries_matusita = staticmethod(separability.jeffries_matusita)
     separability_distances = staticmethod(separability.separability_distances)
-    pairwise_distances = staticmethod(separability.pairwise_distances)
+    pairwise_distances = staticmethod(rows.pairwise_distances)
     affinities = staticmethod(tsne.affinities)
     principal_axes = staticmethod(tsne.principal_axes)
     tsne = staticmethod(tsne.tsne)

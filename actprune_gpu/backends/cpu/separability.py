@@ -1,4 +1,4 @@
-"""Jeffries-Matusita separability on its exact grid, and exact distances between its rows."""
+"""Jeffries-Matusita separability on its exact grid."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from ..protocol import SEPARABILITY_STEP, ClassStatistics, SeparabilityDistances
+from ..rows import count_pairs, distances_by_tile
 from .compile import kernel
 from .math import exp
 from .threads import in_threads
 
 _STEPS = 2.0 / SEPARABILITY_STEP  # grid steps of the largest distance, 2
 _TILE_BYTES = 1 << 25  # of float64 separability held at a time
-_BLOCK = 256  # rows of one matrix product: only blocks on and above the diagonal are computed
 
 
 @kernel
@@ -52,7 +52,7 @@ def _jeffries_matusita_rows(n_samples, mean, std, first, last, start, scale, out
             begin += n_classes - 1 - i
 
 
-def _tile(statistics: ClassStatistics, start: int, scale: float, out: Tensor) -> None:
+def _tile(statistics: ClassStatistics, start: int, scale: float, out: Tensor) -> Tensor:
     n_samples, mean, std = (array.numpy() for array in statistics)
     in_threads(
         lambda first, last: _jeffries_matusita_rows(
@@ -61,55 +61,17 @@ def _tile(statistics: ClassStatistics, start: int, scale: float, out: Tensor) ->
         n_items=out.shape[0],
         work=out.numel(),
     )
-
-
-def _n_pairs(statistics: ClassStatistics) -> int:
-    n_classes = statistics.mean.shape[1]
-    return n_classes * (n_classes - 1) // 2
-
-
-def jeffries_matusita(statistics: ClassStatistics) -> Tensor:
-    out = torch.empty((statistics.mean.shape[0], _n_pairs(statistics)), dtype=torch.float32)
-    _tile(statistics, 0, SEPARABILITY_STEP, out)
     return out
 
 
+def jeffries_matusita(statistics: ClassStatistics) -> Tensor:
+    shape = (statistics.mean.shape[0], count_pairs(statistics))
+    return _tile(statistics, 0, SEPARABILITY_STEP, torch.empty(shape, dtype=torch.float32))
+
+
 def separability_distances(statistics: ClassStatistics) -> SeparabilityDistances:
-    n_channels, n_pairs = statistics.mean.shape[0], _n_pairs(statistics)
-    gram = torch.zeros((n_channels, n_channels), dtype=torch.float64)
-    row_sum = torch.zeros(n_channels, dtype=torch.float64)
-    row_max = torch.zeros(n_channels, dtype=torch.float64)
-    width = max(1, min(n_pairs, _TILE_BYTES // (8 * n_channels)))
-    for start in range(0, n_pairs, width):
-        part = torch.empty((n_channels, min(width, n_pairs - start)), dtype=torch.float64)
-        _tile(statistics, start, 1.0, part)
-        _add_gram(gram, part)
-        row_sum += part.sum(1)
-        row_max = torch.maximum(row_max, part.amax(1))
-    return SeparabilityDistances(
-        _squared_distances(gram),
-        row_sum / n_pairs * SEPARABILITY_STEP,
-        row_max * SEPARABILITY_STEP,
-    )
+    def tile(start: int, width: int) -> Tensor:
+        shape = (statistics.mean.shape[0], width)
+        return _tile(statistics, start, 1.0, torch.empty(shape, dtype=torch.float64))
 
-
-def pairwise_distances(rows: Tensor) -> Tensor:
-    gram = torch.zeros((rows.shape[0], rows.shape[0]), dtype=torch.float64)
-    _add_gram(gram, rows)
-    return _squared_distances(gram)
-
-
-def _add_gram(gram: Tensor, rows: Tensor) -> None:
-    """Add ``rows @ rows.T`` to the upper block triangle of ``gram``, exact for integer rows."""
-    for start in range(0, rows.shape[0], _BLOCK):
-        stop = start + _BLOCK
-        gram[:stop, start:stop].addmm_(rows[:stop], rows[start:stop].T)
-
-
-def _squared_distances(gram: Tensor) -> Tensor:
-    """Return |a|^2 + |b|^2 - 2 ab from products of which the upper block triangle is there."""
-    for start in range(0, gram.shape[0], _BLOCK):
-        stop = start + _BLOCK
-        gram[stop:, start:stop] = gram[start:stop, stop:].T
-    norms = gram.diagonal().clone()
-    return gram.mul_(-2.0).add_(norms[:, None]).add_(norms)
+    return distances_by_tile(statistics, tile, _TILE_BYTES)

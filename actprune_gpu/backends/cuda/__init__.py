@@ -1,0 +1,27 @@
+"""The kernels on NVIDIA GPUs: csrc/, launched through CuPy on the current torch stream."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from .. import rows
+from . import kmedoids, moments, separability, silhouette, streams, tsne
+from .launch import Launcher
+
+
+class CudaBackend:
+    """Implements `actprune_gpu.backends.protocol.Backend`, where each kernel is documented."""
+
+    name = "cuda"
+
+    def __init__(self, launcher: Launcher) -> None:
+        self.map = streams.map_items
+        self.gather_class_moments = partial(moments.gather_class_moments, launcher)
+        self.jeffries_matusita = partial(separability.jeffries_matusita, launcher)
+        self.separability_distances = partial(separability.separability_distances, launcher)
+        self.pairwise_distances = rows.pairwise_distances
+        self.affinities = partial(tsne.affinities, launcher)
+        self.principal_axes = partial(tsne.principal_axes, launcher)
+        self.tsne = partial(tsne.tsne, launcher)
+        self.kmedoids_sweep = partial(kmedoids.kmedoids_sweep, launcher)
+        self.simplified_silhouette = partial(silhouette.simplified_silhouette, launcher)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
+from ...plane import DISTANCE_BITS
 from ..compile import inlined, kernel
 from ..threads import in_threads
 
 BLOCK = 16
 NONE = -1
-_DISTANCE_BITS = 30
-FAR = 2.0 ** (_DISTANCE_BITS + 1)
+FAR = 2.0 ** (DISTANCE_BITS + 1)
 # Rounding to fixed point can break the triangle inequality by this many units.
 SLACK = 2.0
 
@@ -66,27 +64,9 @@ def before(i, point, other):
     return point != NONE and (other == NONE or i[NUMBER, point] < i[NUMBER, other])
 
 
-def spatial_order(points: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return an order ``[N]`` in which every block of points lies close together.
-
-    A k-d tree: halves by x, quarters by y, and so on down to single blocks; equal coordinates keep
-    their order.
-    """
+def fixed_point(points: NDArray[np.float64], unit: float) -> NDArray[np.int32]:
+    """Return distances ``[N, M]`` as integers in units of ``unit``, M = N in whole blocks."""
     n = len(points)
-    n_blocks = -(-n // BLOCK)
-    order = np.arange(n)
-    for level in range((n_blocks - 1).bit_length()):
-        node = (np.arange(n) // BLOCK * 2**level) // n_blocks
-        order = order[np.lexsort((points[order, level % 2], node))]
-    return order
-
-
-def fixed_point(points: NDArray[np.float64]) -> tuple[NDArray[np.int32], float]:
-    """Return distances ``[N, M]`` as integers, M = N in whole blocks, and the unit they count."""
-    n = len(points)
-    diagonal = math.hypot(*np.ptp(points, axis=0))
-    exponent = math.frexp(diagonal)[1] if diagonal > 0 else 0
-    unit = math.ldexp(1.0, exponent - _DISTANCE_BITS)
     n_blocks = -(-n // BLOCK)
     distances = np.empty((n, n_blocks * BLOCK + n_blocks), np.int32)
     in_threads(
@@ -94,4 +74,4 @@ def fixed_point(points: NDArray[np.float64]) -> tuple[NDArray[np.int32], float]:
         n_items=n,
         work=distances.size,
     )
-    return distances, unit
+    return distances

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,13 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...plane import ONE_CHAIN, distance_unit, segments, spatial_order
 from ...protocol import Sweep
 from ..compile import device, kernel
 from ..math import float_bits
 from ..threads import Tasks, n_threads
 from .kicks import shake
 from .search import build, descend, remove_cheapest
-from .space import BLOCK, NUMBER, find_pivots, fixed_point, spatial_order
+from .space import BLOCK, NUMBER, find_pivots, fixed_point
 from .state import (
     DISTANCE_SUM,
     MEDOID,
@@ -30,9 +30,7 @@ from .state import (
     loss_of,
 )
 
-_LONGEST_SEGMENT = 512  # values of k
 _FEW_CLUSTERS = 64  # with more, going back to the best costs more than it gives
-_ONE_CHAIN = 384  # points; with fewer, segments cost more than they give
 _MIN_PARALLEL = 48  # points; with fewer, another thread wakes up too late to help
 # Silhouettes are summed in this fixed point, exact in any order; adding 1.5 * 2**52 rounds to it.
 _SILHOUETTE_UNIT = 2.0**40
@@ -123,10 +121,12 @@ def chain(d, f, i, spare_f, spare_i, is_medoid, k, stop, step, best):
 class Points:
     """The points of a sweep, and room for chains to work on them."""
 
-    def __init__(self, values: NDArray[np.float64]) -> None:
-        n = len(values)
-        self.order = spatial_order(values)
-        self.distances, self.unit = fixed_point(values[self.order])
+    def __init__(self, points: Tensor) -> None:
+        n = len(points)
+        self.unit = distance_unit(points)
+        order = spatial_order(points)
+        self.order = order.numpy()
+        self.distances = fixed_point(points[order].numpy(), self.unit)
         n_padded = -(-n // BLOCK) * BLOCK
         self._f, self._i = (
             np.zeros((N_FLOATS, n_padded)),
@@ -186,24 +186,11 @@ def in_segments(points: Points, best: Best) -> None:
             points.chain(tasks, starts[k - 2], k, first - 1, best)
 
 
-def segments(n_points: int, shortest: int) -> list[tuple[int, int]]:
-    """Return ranges ``(first, last)`` of k that cover 2..n_points-1, each done in a chain.
-
-    They double in length, as the work for one k falls about as 1 / k, up to a limit.
-    """
-    bounds = [2]
-    length = shortest
-    while bounds[-1] < n_points:
-        bounds.append(min(bounds[-1] + length, n_points))
-        length = min(bounds[-1], _LONGEST_SEGMENT)
-    return list(pairwise(bounds))
-
-
 def kmedoids_sweep(points: Tensor) -> Sweep:
-    values = Points(points.double().numpy())
+    values = Points(points.double())
     n = len(points)
     best = empty_best(n)
-    sweep = there_and_back if n < _ONE_CHAIN else in_segments
+    sweep = there_and_back if n < ONE_CHAIN else in_segments
     sweep(values, best)
     by_number = np.empty_like(best.is_medoid)
     by_number[:, values.order] = best.is_medoid
@@ -216,7 +203,8 @@ def kmedoids_sweep(points: Tensor) -> Sweep:
 
 
 def simplified_silhouette(points: Tensor, medoids: Tensor) -> tuple[float, float]:
-    distances, _ = fixed_point(points.double().numpy())
+    values = points.double()
+    distances = fixed_point(values.numpy(), distance_unit(values))
     to_medoids = distances[:, np.sort(medoids.numpy())].astype(np.float64)
     cluster = to_medoids.argmin(1)
     near, second = np.partition(to_medoids, 1, axis=1)[:, :2].T

@@ -1,0 +1,284 @@
+"""The k-medoids sweep: chains along k, a block for each, of several problems at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import InputError
+from ..plane import ONE_CHAIN, distance_unit, segments, spatial_order
+from ..protocol import Sweep
+from .launch import Launcher
+
+_MAX_POINTS = 16384
+_LANES = 32
+_BLOCK = 256
+_MAX_BLOCK = 512
+# Room for the state of a chain, for each point: see State in csrc/kmedoids_state.cuh.
+_SAVED_BYTES = 4 * 8 + 9 * 4
+_STATE_BYTES = _SAVED_BYTES + 5 * 4
+_STATIC_SHARED = 2048  # bytes, at least what the kernels declare
+_UNSEEN = 2**63 - 1
+
+
+class Chain(NamedTuple):
+    """Where a chain goes, and where its parts begin: struct Chain in csrc/kmedoids.cu."""
+
+    n: int
+    distances: int
+    points: int
+    chunks: int
+    start: int
+    k: int
+    stop: int
+    rows: int
+    bits: int
+    room: int = 0
+
+
+class Problem(NamedTuple):
+    """The size of a problem, and where its arrays begin in those of all problems."""
+
+    n: int
+    distances: int
+    points: int
+    chunks: int
+    rows: int
+    bits: int
+
+    @property
+    def n_words(self) -> int:
+        """Words of 32 bits that flag medoids."""
+        return -(-self.n // _LANES)
+
+    @property
+    def n_rows(self) -> int:
+        """Values of k."""
+        return self.n - 2
+
+    @property
+    def n_passes(self) -> int:
+        """How many results there are for each k: two chains that go past it do not share."""
+        return 2 if self.n < ONE_CHAIN else 1
+
+    def chain(self, start: int, k: int, stop: int, in_pass: int = 0) -> Chain:
+        """Return a chain from the medoids at ``start``, k of them, to before ``stop``."""
+        rows = self.rows + in_pass * self.n_rows
+        bits = self.bits + in_pass * self.n_rows * self.n_words
+        return Chain(self.n, self.distances, self.points, self.chunks, start, k, stop, rows, bits)
+
+
+def _layout(sizes: Sequence[int]) -> list[Problem]:
+    problems, begin = [], [0, 0, 0, 0, 0]
+    for n in sizes:
+        problem = Problem(n, *begin)
+        rows = problem.n_passes * problem.n_rows
+        lengths = (n * n, n, problem.n_words, rows, rows * problem.n_words)
+        begin = [at + length for at, length in zip(begin, lengths, strict=True)]
+        problems.append(problem)
+    return problems
+
+
+class _Sweeps:
+    """The arrays of all problems, one behind another."""
+
+    def __init__(self, launcher: Launcher, points: Sequence[Tensor]) -> None:
+        self.launcher = launcher
+        self.problems = _layout([len(values) for values in points])
+        device = points[0].device
+        last = self.problems[-1]
+        n_rows = last.rows + last.n_passes * last.n_rows
+        n_bits = last.bits + last.n_passes * last.n_rows * last.n_words
+        integers = {"dtype": torch.int32, "device": device}
+        self.distances = torch.empty(last.distances + last.n**2, **integers)
+        self.number, self.position = torch.empty((2, last.points + last.n), **integers)
+        self.pivot, self.radius = torch.empty((2, last.chunks + last.n_words), **integers)
+        self.loss = torch.full((n_rows,), _UNSEEN, dtype=torch.int64, device=device)
+        self.mss_mean, self.mss_nearest = torch.empty(
+            (2, n_rows), dtype=torch.float64, device=device
+        )
+        self.bits = torch.empty(n_bits, **integers)
+        self.units = [
+            self._measure(problem, values.double())
+            for problem, values in zip(self.problems, points, strict=True)
+        ]
+
+    def _measure(self, problem: Problem, values: Tensor) -> float:
+        """Order the points and fill in their distances; return the unit that those count."""
+        n, unit = problem.n, distance_unit(values)
+        order = spatial_order(values)
+        position = torch.empty_like(order).scatter_(0, order, torch.arange(n, device=order.device))
+        self.number[problem.points : problem.points + n] = order
+        self.position[problem.points : problem.points + n] = position
+        distances = self.distances_of(problem)
+        self.launcher.launch(
+            "kmedoids_distances",
+            (-(-n // _BLOCK), n),
+            _BLOCK,
+            values[order].contiguous(),
+            distances,
+            np.int32(n),
+            np.float64(1.0 / unit),
+        )
+        warps = _BLOCK // 2 // _LANES
+        self.launcher.launch(
+            "kmedoids_pivots",
+            -(-problem.n_words // warps),
+            _BLOCK // 2,
+            distances,
+            self.pivot[problem.chunks :],
+            self.radius[problem.chunks :],
+            np.int32(n),
+        )
+        return unit
+
+    def distances_of(self, problem: Problem) -> Tensor:
+        """Return the distances ``[n, n]`` of a problem."""
+        n = problem.n
+        return self.distances[problem.distances : problem.distances + n * n].view(n, n)
+
+    def first_medoid(self, problem: Problem) -> Tensor:
+        """Return the bits ``[words]`` of the point with the smallest sum of distances."""
+        totals = self.distances_of(problem).sum(1, dtype=torch.int64)
+        number = self.number[problem.points : problem.points + problem.n]
+        first = (totals * 2**16 + number).argmin()
+        flags = torch.arange(_LANES * problem.n_words, device=first.device) == first
+        return _words(flags)
+
+    def every_point(self, problem: Problem) -> Tensor:
+        """Return the bits ``[words]`` of all points."""
+        lanes = torch.arange(_LANES * problem.n_words, device=self.bits.device)
+        return _words(lanes < problem.n)
+
+    def run(self, kernel: str, chains: list[Chain], starts: Tensor, *arguments: Tensor) -> None:
+        """Let the chains go, each from its medoids in ``starts``."""
+        if not chains:
+            return
+        in_shared = self.launcher.shared_memory - _STATIC_SHARED
+        rooms = [chain.n * _room_bytes(chain.n) for chain in chains]
+        shared = max((room for room in rooms if room <= in_shared), default=0)
+        apart = [0 if room <= in_shared else room for room in rooms]
+        workspace = torch.empty(max(sum(apart), 1), dtype=torch.uint8, device=starts.device)
+        begins = [0, *accumulate(apart)][: len(chains)]
+        table = [chain._replace(room=at) for chain, at in zip(chains, begins, strict=True)]
+        largest = max(chain.n for chain in chains)
+        self.launcher.launch(
+            kernel,
+            len(chains),
+            min(_MAX_BLOCK, max(2 * _LANES, -(-largest // _LANES) * _LANES)),
+            torch.tensor(table, dtype=torch.int64, device=starts.device),
+            self.distances,
+            self.number,
+            self.position,
+            self.pivot,
+            self.radius,
+            starts,
+            *arguments,
+            workspace,
+            np.int32(in_shared),
+            shared=shared,
+        )
+
+    def walk(self, chains: list[Chain], starts: Tensor) -> None:
+        """Let chains go and note the best they see for each k."""
+        self.run(
+            "kmedoids_chain", chains, starts, self.loss, self.mss_mean, self.mss_nearest, self.bits
+        )
+
+    def result(self, problem: Problem, unit: float) -> Sweep:
+        """Return the better of the passes for each k."""
+        n, rows = problem.n, problem.n_passes * problem.n_rows
+        noted = slice(problem.rows, problem.rows + rows)
+        loss = self.loss.new_empty(problem.n_rows)
+        mss_mean, mss_nearest = self.mss_mean.new_empty((2, problem.n_rows))
+        bits = self.bits.new_empty((problem.n_rows, problem.n_words))
+        self.launcher.launch(
+            "kmedoids_collect",
+            (-(-problem.n_words // 128), problem.n_rows),
+            128,
+            self.loss[noted],
+            self.mss_mean[noted],
+            self.mss_nearest[noted],
+            self.bits[problem.bits : problem.bits + rows * problem.n_words],
+            self.position[problem.points : problem.points + n],
+            loss,
+            mss_mean,
+            mss_nearest,
+            bits,
+            np.int32(n),
+            np.int32(problem.n_passes),
+        )
+        medoid_bits = bits.view(torch.uint8)[:, : -(-n // 8)].contiguous()
+        return Sweep(loss.double() * unit, mss_mean, mss_nearest, medoid_bits)
+
+
+def _room_bytes(n: int) -> int:
+    """Return the bytes for each point of a chain's state, and of the copy that kicks go back to."""
+    return _STATE_BYTES + (_SAVED_BYTES if n < ONE_CHAIN else 0)
+
+
+def _words(flags: Tensor) -> Tensor:
+    """Pack ``flags [32 W]`` into ``[W]`` int32, the first one in the lowest bit."""
+    powers = 2 ** torch.arange(_LANES, device=flags.device)
+    words = (flags.view(-1, _LANES) * powers).sum(1)
+    return torch.where(words < 2**31, words, words - 2**32).int()
+
+
+def kmedoids_sweep(launcher: Launcher, points: Sequence[Tensor]) -> list[Sweep]:
+    largest = max(len(values) for values in points)
+    if largest > _MAX_POINTS:
+        raise InputError(f"points must be at most {_MAX_POINTS} on a GPU, got {largest}")
+    sweeps = _Sweeps(launcher, points)
+    starts: list[Tensor] = []
+    n_words = 0
+
+    def put(words: Tensor) -> int:
+        nonlocal n_words
+        starts.append(words.flatten())
+        n_words += words.numel()
+        return n_words - words.numel()
+
+    # Up from the first medoid and, with few points, down from all of them.
+    chains, growing, start_ks = [], [], []
+    for problem in sweeps.problems:
+        first = sweeps.first_medoid(problem)
+        if problem.n < ONE_CHAIN:
+            chains.append(problem.chain(put(first), 1, problem.n))
+            chains.append(problem.chain(put(sweeps.every_point(problem)), problem.n, 1, in_pass=1))
+            continue
+        ranges = segments(problem.n, 2)
+        rows = torch.zeros((len(ranges), problem.n_words), dtype=torch.int32, device=first.device)
+        rows[0] = first
+        at = put(rows)
+        # BUILD is nested: one run of it passes by the start of every segment.
+        growing.append(problem.chain(at, 1, len(ranges))._replace(rows=len(start_ks)))
+        start_ks += [k - 1 for k, _ in ranges]
+        chains += [
+            problem.chain(at + row * problem.n_words, k - 1, stop)
+            for row, (k, stop) in enumerate(ranges)
+        ]
+    start = torch.cat(starts)
+    sweeps.run("kmedoids_grow", growing, start, start.new_tensor(start_ks))
+    sweeps.walk(chains, start)
+    # Down from what was noted before any of these begins, over segments shifted against the ones
+    # before, so that what is good gets across their bounds.
+    chains, starts, n_words = [], [], 0
+    for problem in sweeps.problems:
+        if problem.n < ONE_CHAIN:
+            continue
+        for first_k, last_k in segments(problem.n, 4):
+            k = min(last_k, problem.n - 1)
+            row = problem.bits + (k - 2) * problem.n_words
+            at = put(sweeps.bits[row : row + problem.n_words].clone())
+            chains.append(problem.chain(at, k, first_k - 1))
+    if chains:
+        sweeps.walk(chains, torch.cat(starts))
+    return [
+        sweeps.result(problem, unit)
+        for problem, unit in zip(sweeps.problems, sweeps.units, strict=True)
+    ]

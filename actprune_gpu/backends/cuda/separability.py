@@ -1,0 +1,56 @@
+"""Jeffries-Matusita separability on its exact grid."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..protocol import SEPARABILITY_STEP, ClassStatistics, SeparabilityDistances
+from ..rows import count_pairs, distances_by_tile
+from .launch import Launcher
+
+_BLOCK = 256
+_MAX_ROWS = 64  # of blocks; each does the channels that are so many apart
+_TILE_BYTES = 1 << 28  # of float64 separability held at a time
+
+
+def _tile(
+    launcher: Launcher,
+    kernel: str,
+    statistics: ClassStatistics,
+    start: int,
+    scale: float,
+    out: Tensor,
+) -> Tensor:
+    n_channels, n_classes = statistics.mean.shape
+    width = out.shape[1]
+    launcher.launch(
+        kernel,
+        (-(-width // _BLOCK), min(n_channels, _MAX_ROWS)),
+        _BLOCK,
+        *statistics,
+        out,
+        np.int32(n_channels),
+        np.int32(n_classes),
+        np.int64(start),
+        np.int64(width),
+        np.float64(scale),
+    )
+    return out
+
+
+def jeffries_matusita(launcher: Launcher, statistics: ClassStatistics) -> Tensor:
+    shape = (statistics.mean.shape[0], count_pairs(statistics))
+    out = statistics.mean.new_empty(shape, dtype=torch.float32)
+    return _tile(launcher, "jeffries_matusita", statistics, 0, SEPARABILITY_STEP, out)
+
+
+def separability_distances(
+    launcher: Launcher, statistics: ClassStatistics
+) -> SeparabilityDistances:
+    def tile(start: int, width: int) -> Tensor:
+        out = statistics.mean.new_empty((statistics.mean.shape[0], width))
+        return _tile(launcher, "jeffries_matusita_steps", statistics, start, 1.0, out)
+
+    return distances_by_tile(statistics, tile, _TILE_BYTES)

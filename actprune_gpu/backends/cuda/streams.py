@@ -1,0 +1,43 @@
+"""Independent items at once: each in a thread and on a stream of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+_MAX_STREAMS = 16
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_items(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """Apply ``function`` to each item, on the current device, in order of the items.
+
+    What the items hold may still be in the making on the current stream.
+    """
+    if len(items) == 1 or not torch.cuda.is_available():
+        yield from map(function, items)
+        return
+    device = torch.cuda.current_device()
+    ready = torch.cuda.current_stream(device).record_event()
+
+    def apply(item: Item) -> Result:
+        with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)) as _:
+            stream = torch.cuda.current_stream(device)
+            stream.wait_event(ready)
+            result = function(item)
+            # The caller goes on with the result on a stream of its own.
+            stream.synchronize()
+            return result
+
+    with ThreadPoolExecutor(min(len(items), _MAX_STREAMS)) as pool:
+        futures = [pool.submit(apply, item) for item in items]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
