@@ -112,11 +112,8 @@ def tsne_of_distances(
     initial = _initial(squared, init, seed)
     used = clamp_perplexity(perplexity, n)
     affinities = backend.affinities(squared, used)
-
-    def run(rate: float) -> tuple[Tensor, float, int]:
-        return backend.tsne(affinities, initial, n_iter, early_exaggeration, rate)
-
-    runs = backend.map(run, _learning_rates(n, learning_rate))
+    rates = _learning_rates(n, learning_rate)
+    runs = backend.tsne(affinities, initial, n_iter, early_exaggeration, rates)
     embedding, kl_divergence, done = min(runs, key=lambda result: result[1])
     return TSNEResult(embedding, kl_divergence, done, used)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -84,18 +85,34 @@ def kmedoids_sweep(points: Array) -> KMedoidsSweep:
     Raises:
         InputError: If ``points`` does not fit.
     """
-    values = to_tensor(points, "points", "[N, 2]", torch.float64)
-    require_finite(values, "points")
-    n = values.shape[0]
-    if n < 3:
-        raise InputError(f"points must be at least 3, got {n}")
-    sweep = backend_of(values).kmedoids_sweep(values)
-    ks = torch.arange(2, n, device=values.device)
-    return KMedoidsSweep(
-        like(ks, points),
-        like(sweep.loss, points),
-        like(sweep.mss_mean, points),
-        like(sweep.mss_nearest, points),
-        values,
-        sweep.medoid_bits,
-    )
+    return kmedoids_sweeps([points])[0]
+
+
+def kmedoids_sweeps(sets: Sequence[Array]) -> list[KMedoidsSweep]:
+    """Cluster several sets of points, all at once: see `kmedoids_sweep`.
+
+    Args:
+        sets: Arrays of points, on one device.
+
+    Raises:
+        InputError: If one of them does not fit.
+    """
+    values = [to_tensor(points, "points", "[N, 2]", torch.float64) for points in sets]
+    for points in values:
+        require_finite(points, "points")
+        if len(points) < 3:
+            raise InputError(f"points must be at least 3, got {len(points)}")
+    if not values:
+        return []
+    sweeps = backend_of(values[0]).kmedoids_sweep(values)
+    return [
+        KMedoidsSweep(
+            like(torch.arange(2, len(points), device=points.device), example),
+            like(sweep.loss, example),
+            like(sweep.mss_mean, example),
+            like(sweep.mss_nearest, example),
+            points,
+            sweep.medoid_bits,
+        )
+        for example, points, sweep in zip(sets, values, sweeps, strict=True)
+    ]

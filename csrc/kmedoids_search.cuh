@@ -37,8 +37,7 @@ __device__ long long correction_of(const Points& points, const State& state,
     for (unsigned chunks = member_chunks[first / 32]; chunks; chunks &= chunks - 1) {
       const int base = (first + __ffs((int)chunks) - 1) * kLanes;
       const int j = base + lane;
-      unsigned members =
-          __ballot_sync(kAllLanes, j < points.n && state.near[j] == medoid);
+      unsigned members = __ballot_sync(kAllLanes, j < points.n && state.near[j] == medoid);
       while (members) {
         int point[kUnroll], distance[kUnroll];
         bool used[kUnroll];
@@ -86,8 +85,7 @@ __device__ void evaluate(const Points& points, State& state, Shared& shared) {
       for (; hits; hits &= hits - 1) {
         const int c = (first + __ffs((int)hits) - 1) * kLanes + lane;
         const int candidate = min(c, points.n - 1);
-        const long long correction =
-            correction_of(points, state, member_chunks, medoid, candidate);
+        const long long correction = correction_of(points, state, member_chunks, medoid, candidate);
         // Where there is no correction the gain may change unseen; the lowest gain covers those.
         if (c < points.n && c != medoid && correction < 0) {
           best = min(best, points.key(state.gain[c] + correction, c));

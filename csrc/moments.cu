@@ -59,17 +59,17 @@ extern "C" __global__ void __launch_bounds__(128)
                                  long long channel_stride, long long y_stride, long long x_stride,
                                  const long long* cells, const long long* labels, int n_samples,
                                  int n_channels, long long* count, double* mean, double* m2) {
-  update(reinterpret_cast<const Half*>(features), batch_stride, channel_stride, y_stride, x_stride, cells, labels, n_samples,
-         n_channels, count, mean, m2);
+  update(reinterpret_cast<const Half*>(features), batch_stride, channel_stride, y_stride, x_stride,
+         cells, labels, n_samples, n_channels, count, mean, m2);
 }
 
 extern "C" __global__ void __launch_bounds__(128)
     gather_class_moments_bfloat16(const unsigned short* features, long long batch_stride,
-                                 long long channel_stride, long long y_stride, long long x_stride,
-                                 const long long* cells, const long long* labels, int n_samples,
-                                 int n_channels, long long* count, double* mean, double* m2) {
-  update(reinterpret_cast<const BFloat16*>(features), batch_stride, channel_stride, y_stride, x_stride, cells, labels, n_samples,
-         n_channels, count, mean, m2);
+                                  long long channel_stride, long long y_stride, long long x_stride,
+                                  const long long* cells, const long long* labels, int n_samples,
+                                  int n_channels, long long* count, double* mean, double* m2) {
+  update(reinterpret_cast<const BFloat16*>(features), batch_stride, channel_stride, y_stride,
+         x_stride, cells, labels, n_samples, n_channels, count, mean, m2);
 }
 
 extern "C" __global__ void __launch_bounds__(128)

@@ -38,7 +38,8 @@ __device__ void fill_pairs(const long long* n_samples, const double* mean, const
       const double si = std[row + i], sj = std[row + j];
       const double inverse = 1.0 / (si * si + sj * sj);
       const double delta = mean[row + i] - mean[row + j];
-      const double overlap = sqrt(2.0 * si * sj * inverse) * exp_exact(delta * delta * inverse * -0.25);
+      const double overlap =
+          sqrt(2.0 * si * sj * inverse) * exp_exact(delta * delta * inverse * -0.25);
       steps = floor(65536.0 * (1.0 - overlap) + 0.5);
     }
     out[channel * width + column] = (T)(scale * steps);

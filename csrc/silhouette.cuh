@@ -21,8 +21,8 @@ __device__ __forceinline__ void add_silhouette(Silhouette& total, double near, d
   const double larger = near > b ? near : b;
   total.mean += fixed_silhouette(near > 0.0 ? (b - near) / (larger > 1.0 ? larger : 1.0) : 0.0);
   total.counted += near > 0.0;
-  total.nearest += fixed_silhouette(
-      cluster_size > 1 ? (second - near) / (second > 1.0 ? second : 1.0) : 0.0);
+  total.nearest +=
+      fixed_silhouette(cluster_size > 1 ? (second - near) / (second > 1.0 ? second : 1.0) : 0.0);
 }
 
 __device__ __forceinline__ double mean_silhouette(long long total, long long counted) {

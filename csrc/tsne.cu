@@ -48,8 +48,7 @@ __device__ void gradient_rows(const float* __restrict__ p, const float2* y, floa
 
 __device__ __forceinline__ float gradient_of(const float* sums, int n, int axis, int i,
                                              float exaggeration, float inverse) {
-  return 4.0f *
-         (exaggeration * sums[(1 + axis) * n + i] - sums[(3 + axis) * n + i] * inverse);
+  return 4.0f * (exaggeration * sums[(1 + axis) * n + i] - sums[(3 + axis) * n + i] * inverse);
 }
 
 // Gradient descent with momentum and gains; blockIdx.y is the run, which has its own learning rate.
@@ -102,7 +101,8 @@ extern "C" __global__ void __launch_bounds__(512)
     __syncthreads();
     const float inverse = inverse_z;
     for (int e = blockIdx.x * blockDim.x + threadIdx.x; e < 2 * n; e += gridDim.x * blockDim.x) {
-      const float gradient = gradient_of(sums, n, e >= n, e >= n ? e - n : e, exaggeration, inverse);
+      const float gradient =
+          gradient_of(sums, n, e >= n, e >= n ? e - n : e, exaggeration, inverse);
       float update = fresh ? 0.0f : state[e];
       float gain = fresh ? 1.0f : state[2 * n + e];
       if (update * gradient < 0.0f) {

@@ -91,12 +91,15 @@ class Backend(Protocol):
         initial: Tensor,
         n_iter: int,
         early_exaggeration: float,
-        learning_rate: float,
-    ) -> tuple[Tensor, float, int]:
-        """Return ``(embedding [N, 2] float32, kl_divergence, n_iter)`` from ``initial [N, 2]``."""
+        learning_rates: Sequence[float],
+    ) -> list[tuple[Tensor, float, int]]:
+        """Return, for each learning rate, a run from ``initial [N, 2]``.
 
-    def kmedoids_sweep(self, points: Tensor) -> Sweep:
-        """Cluster ``points [N, 2]`` float32 for every k = 2..N-1."""
+        A run is ``(embedding [N, 2] float32, kl_divergence, n_iter)``.
+        """
+
+    def kmedoids_sweep(self, points: Sequence[Tensor]) -> list[Sweep]:
+        """Cluster each of several sets of points ``[N, 2]`` float for every k = 2..N-1."""
 
     def simplified_silhouette(self, points: Tensor, medoids: Tensor) -> tuple[float, float]:
         """Return the mean simplified silhouette, ``(mean, nearest)``, of ``medoids [k]`` int64."""

@@ -7,6 +7,7 @@ bits, and so does any number of threads; here the lanes fill vector registers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numba
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from .compile import device, inlined, kernel, parallel_kernel
 from .math import exp, log
-from .threads import in_threads, n_threads
+from .threads import in_threads, map_items, n_threads
 
 Floats = NDArray[np.floating[Any]]
 
@@ -263,6 +264,19 @@ _optimise_parallel = parallel_kernel(_optimise)
 
 
 def tsne(
+    affinities: Tensor,
+    initial: Tensor,
+    n_iter: int,
+    early_exaggeration: float,
+    learning_rates: Sequence[float],
+) -> list[tuple[Tensor, float, int]]:
+    def run(rate: float) -> tuple[Tensor, float, int]:
+        return _run(affinities, initial, n_iter, early_exaggeration, rate)
+
+    return list(map_items(run, learning_rates))
+
+
+def _run(
     affinities: Tensor,
     initial: Tensor,
     n_iter: int,

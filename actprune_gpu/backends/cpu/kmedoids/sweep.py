@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from ...plane import ONE_CHAIN, distance_unit, segments, spatial_order
 from ...protocol import Sweep
 from ..compile import device, kernel
 from ..math import float_bits
-from ..threads import Tasks, n_threads
+from ..threads import Tasks, map_items, n_threads
 from .kicks import shake
 from .search import build, descend, remove_cheapest
 from .space import BLOCK, NUMBER, find_pivots, fixed_point
@@ -186,7 +187,11 @@ def in_segments(points: Points, best: Best) -> None:
             points.chain(tasks, starts[k - 2], k, first - 1, best)
 
 
-def kmedoids_sweep(points: Tensor) -> Sweep:
+def kmedoids_sweep(points: Sequence[Tensor]) -> list[Sweep]:
+    return list(map_items(_sweep, points))
+
+
+def _sweep(points: Tensor) -> Sweep:
     values = Points(points.double())
     n = len(points)
     best = empty_best(n)
