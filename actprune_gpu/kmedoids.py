@@ -60,11 +60,9 @@ class KMedoidsSweep:
             raise InputError(f"k must be in 2..{n - 1}, got {k}")
         bits = np.unpackbits(self._medoid_bits[k - 2].cpu().numpy(), count=n, bitorder="little")
         medoids = torch.from_numpy(np.flatnonzero(bits)).to(self._points.device)
-        distances = torch.cdist(
-            self._points.double(),
-            self._points[medoids].double(),
-            compute_mode="donot_use_mm_for_euclid_dist",
-        )
+        points = self._points.double()
+        dx, dy = (points[:, None] - points[medoids]).unbind(-1)
+        distances = dx * dx + dy * dy  # one operation at a time: the same bits on every device
         # Of equal minima argmin may return any, argmax of flags returns the first.
         labels = (distances == distances.amin(1, keepdim=True)).to(torch.uint8).argmax(1)
         labels[medoids] = torch.arange(k, device=labels.device)

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from .arrays import Array
 from .backends import backend_of
 from .errors import InputError
+from .kmedoids import kmedoids_sweeps
 from .moments import ClassMoments
-from .selection import ChannelSelection, SelectionConfig, select_channels
+from .selection import Candidate, ChannelSelection, SelectionConfig, finish, prepare
 from .weights import LayerWeights
 
 
@@ -42,21 +43,25 @@ def select_layers(
     if not moments:
         return {}
 
-    def select(name: str) -> ChannelSelection:
+    def prepare_layer(name: str) -> Candidate:
         own = config
         if config.criterion == "random":
             own = config.model_copy(update={"seed": config.seed ^ zlib.crc32(name.encode())})
         try:
-            return select_channels(moments[name], weights[name], config=own)
+            return prepare(moments[name], weights[name], own)
         except InputError as error:
             raise InputError(f"layer {name}: {error}") from None
 
     # The largest first: no core is left with a large layer at the end.
     names = sorted(moments, key=lambda name: -moments[name].n_channels)
     backend = backend_of(moments[names[0]].count)
-    selections: dict[str, ChannelSelection] = {}
-    for name, selection in zip(names, backend.map(select, names), strict=True):
-        selections[name] = selection
+    candidates = dict(zip(names, backend.map(prepare_layer, names), strict=True))
+    embedded = {name: layer.embedded for name, layer in candidates.items() if layer.embedded}
+    points = [result.embedding for result in embedded.values()]
+    sweeps = dict(zip(embedded, kmedoids_sweeps(points), strict=True))
+    selections = {}
+    for name in moments:
+        selections[name] = finish(candidates[name], sweeps.get(name))
         if progress:
             progress(len(selections), len(names))
-    return {name: selections[name] for name in moments}
+    return selections

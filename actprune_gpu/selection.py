@@ -14,9 +14,9 @@ from .arrays import Array, require_finite, to_tensor
 from .backends import backend_of
 from .budget import KeepBounds, apply_budget, require_budget
 from .choice import by_weight, choose_by_weight
-from .embedding import Init, tsne_of_distances
+from .embedding import Init, TSNEResult, tsne_of_distances
 from .errors import InputError
-from .kmedoids import kmedoids_sweep
+from .kmedoids import KMedoidsSweep, kmedoids_sweep
 from .knee import KneeMethod, find_knee
 from .moments import ClassMoments, require_moments
 from .separability import class_statistics
@@ -189,15 +189,50 @@ def select_channels(
         InputError: If an argument does not fit, the layer has fewer than 3 channels, or fewer than
             two classes have samples.
     """
-    config = config or SelectionConfig()
+    candidate = prepare(moments, weights, config or SelectionConfig())
+    sweep = kmedoids_sweep(candidate.embedded.embedding) if candidate.embedded else None
+    return finish(candidate, sweep)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A layer on its way through the steps: all up to the embedding, if the criterion has one."""
+
+    weights: Tensor
+    config: SelectionConfig
+    embedded: TSNEResult | None = None
+    separability: SeparabilitySummary | None = None
+
+
+def prepare(
+    moments: ClassMoments, weights: LayerWeights | Array, config: SelectionConfig
+) -> Candidate:
+    """Check the arguments of `select_channels` and do the steps up to the embedding."""
     require_moments(moments)
     n_channels = moments.n_channels
     if n_channels < _MIN_CHANNELS:
         raise InputError(f"moments must have at least {_MIN_CHANNELS} channels, got {n_channels}")
     values = _channel_weights(weights, moments, config).to(moments.count.device)
-    if config.criterion == "separability":
-        return _by_separability(moments, values, config)
-    return _by_rank(values, config)
+    if config.criterion != "separability":
+        return Candidate(values, config)
+    statistics, classes, left_out = class_statistics(moments)
+    distances = backend_of(moments.count).separability_distances(statistics)
+    embedded = tsne_of_distances(
+        distances.squared,
+        perplexity=config.perplexity,
+        n_iter=config.n_iter,
+        init=config.init,
+        seed=config.seed,
+    )
+    summary = SeparabilitySummary(classes, left_out, distances.row_mean, distances.row_max)
+    return Candidate(values, config, embedded, summary)
+
+
+def finish(candidate: Candidate, sweep: KMedoidsSweep | None) -> ChannelSelection:
+    """Do the steps after the k-medoids sweep of the embedding, which baselines have not."""
+    if sweep is None:
+        return _by_rank(candidate.weights, candidate.config)
+    return _by_separability(candidate, sweep)
 
 
 def _channel_weights(
@@ -236,20 +271,10 @@ def _by_rank(weights: Tensor, config: SelectionConfig) -> ChannelSelection:
     return ChannelSelection(keep, n_channels, config.criterion, budget.k, budget.reason, weights)
 
 
-def _by_separability(
-    moments: ClassMoments, weights: Tensor, config: SelectionConfig
-) -> ChannelSelection:
-    n_channels = moments.n_channels
-    statistics, classes, left_out = class_statistics(moments)
-    distances = backend_of(moments.count).separability_distances(statistics)
-    embedded = tsne_of_distances(
-        distances.squared,
-        perplexity=config.perplexity,
-        n_iter=config.n_iter,
-        init=config.init,
-        seed=config.seed,
-    )
-    sweep = kmedoids_sweep(embedded.embedding)
+def _by_separability(candidate: Candidate, sweep: KMedoidsSweep) -> ChannelSelection:
+    weights, config, embedded = candidate.weights, candidate.config, candidate.embedded
+    assert embedded is not None
+    n_channels = len(weights)
     mss = sweep.mss_mean if config.silhouette == "mean" else sweep.mss_nearest
     knee = find_knee(sweep.ks, mss, method=config.knee)
     budget = apply_budget(
@@ -280,5 +305,5 @@ def _by_separability(
         kl_divergence=embedded.kl_divergence,
         cluster_labels=clustering.cluster_labels if clustering else keep,
         medoids=clustering.medoids if clustering else keep,
-        separability=SeparabilitySummary(classes, left_out, distances.row_mean, distances.row_max),
+        separability=candidate.separability,
     )

@@ -36,10 +36,11 @@ class LayerWeights:
         if n_axes < 2:
             raise InputError(f"filters must have shape [C, ...], got {n_axes} axes")
         shape = "[C" + ", ..." * (n_axes - 1) + "]"
-        flat = to_tensor(filters, "filters", shape, torch.float64).flatten(1)
+        # On the CPU, whose sums have the same order wherever the filters lie.
+        flat = to_tensor(filters, "filters", shape, torch.float64).cpu().flatten(1)
         scale = None
         if gamma is not None:
-            scale = to_tensor(gamma, "gamma", "[C]", torch.float64).abs()
+            scale = to_tensor(gamma, "gamma", "[C]", torch.float64).cpu().abs()
         return cls(flat.abs().sum(1), flat.square().sum(1).sqrt(), scale)
 
     def of_kind(self, kind: WeightKind, moments: ClassMoments) -> Tensor:
@@ -52,8 +53,8 @@ class LayerWeights:
             InputError: If the layer has no such weights.
         """
         if kind == "activation":
-            total = moments.count.sum(0).clamp(min=1)
-            return (moments.count * moments.mean.abs()).sum(0) / total
+            count, mean = moments.count.cpu(), moments.mean.cpu()
+            return (count * mean.abs()).sum(0) / count.sum(0).clamp(min=1)
         weights: Tensor | None = {"l1": self.l1, "l2": self.l2, "gamma": self.gamma}[kind]
         if weights is None:
             raise InputError(f"weights must have {kind!r}, got a layer without")

@@ -11,9 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
+from .devices import resolve_device
 from .errors import InputError
 from .layers import select_layers
 from .models.hooks import resolve_layers
@@ -97,7 +97,8 @@ def prune(
         image_size: Longer side of the network's input; what it was trained with if left out.
         batch_size: Images in one forward pass; 1 on the CPU and 16 elsewhere if left out.
         confidence: Predictions below it do not count.
-        device: Where the network runs: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
+        device: Where the network runs and channels are selected: ``"auto"``, ``"cpu"``, ``"cuda"``,
+            ``"cuda:1"``.
         strict: Stop at the first bad image or label instead of leaving it out.
         resume: Go on with the moments in ``out``.
         force: Write into a folder that is not empty; its files of the same names are replaced.
@@ -107,6 +108,7 @@ def prune(
         InputError: If an input is bad. Nothing has been written then, except the moments.
     """
     config = config or SelectionConfig()
+    where = resolve_device(device)
     folder = _require_folder(out, may_hold_files=force or resume)
     checkpoint = load_checkpoint(model)
     names = _require_layers(checkpoint, layers)
@@ -118,7 +120,7 @@ def prune(
         image_size=trained_image_size(checkpoint) if image_size is None else image_size,
         batch_size=batch_size,
         confidence=confidence,
-        device=device_of(device),
+        device=where,
         limit=images,
         strict=strict,
         progress=_part(progress, "images"),
@@ -127,7 +129,7 @@ def prune(
     )
     blocks = conv_blocks(checkpoint.model)
     selections = select_layers(
-        gathered.moments,
+        {name: moments.to(where) for name, moments in gathered.moments.items()},
         {name: layer_weights(blocks[name]) for name in names},
         config=config,
         progress=_part(progress, "layers"),
@@ -210,13 +212,6 @@ def _require_layers(checkpoint: Checkpoint, patterns: Sequence[str]) -> list[str
             f"layers must have at least {_MIN_CHANNELS} channels, got {narrow[0]} with {width}"
         )
     return wide
-
-
-def device_of(device: str) -> str:
-    """Return the name of a device, with ``"auto"`` decided."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
 
 
 def _part(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:

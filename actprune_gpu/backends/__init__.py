@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import torch
 from torch import Tensor
 
 from ..errors import BackendUnavailableError
@@ -18,17 +19,27 @@ def backend_of(tensor: Tensor) -> Backend:
     """Return the kernels for the device of ``tensor``.
 
     Raises:
-        BackendUnavailableError: If there are none for that kind of device.
+        BackendUnavailableError: If there are none for that kind of device, or something that they
+            need is missing.
     """
-    return _backend(tensor.device.type)
+    return _backend(tensor.device)
 
 
 @cache
-def _backend(device_type: str) -> Backend:
-    if device_type == "cpu":
+def _backend(device: torch.device) -> Backend:
+    if device.type == "cpu":
         from .cpu import CpuBackend
 
         return CpuBackend()
+    if device.type == "cuda":
+        from ..devices import resolve_device
+
+        resolve_device(device)
+        from .cuda import CudaBackend
+        from .cuda.cupy_launcher import CupyLauncher
+
+        return CudaBackend(CupyLauncher(device.index))
     raise BackendUnavailableError(
-        f"no kernels for tensors on device {device_type!r}, only for 'cpu': move them with .cpu()"
+        f"no kernels for tensors on device {device.type!r}, only for 'cpu' and 'cuda': "
+        "move them with .cpu()"
     )

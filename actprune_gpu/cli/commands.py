@@ -67,6 +67,7 @@ def prune_command(
         preset, criterion, weight, budget, round_to=round_to, min_channels=min_channels, seed=seed
     )
     from .. import yolo
+    from ..devices import resolve_device
     from .output import Bars, print_accuracy, print_files, print_plan
 
     with _inputs(model, data) as (model_file, data_file), Bars() as bars:
@@ -92,7 +93,7 @@ def prune_command(
             size = int(result.plan.gathering["image_size"])
             print_accuracy(
                 *(
-                    yolo.validate(file, data_file, size, yolo.device_of(device), split=val_split)
+                    yolo.validate(file, data_file, size, resolve_device(device), split=val_split)
                     for file in (model_file, result.files["model"])
                 )
             )

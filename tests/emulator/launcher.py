@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from actprune_gpu.backends.cuda import sources
@@ -42,6 +43,7 @@ class EmulatedLauncher:
         shared_memory: int = 227 * 1024,
         texts: Mapping[str, str] | None = None,
     ) -> None:
+        self.device = torch.device("cpu")
         self.n_multiprocessors = n_multiprocessors
         self.shared_memory = shared_memory
         self.launches: Counter[str] = Counter()

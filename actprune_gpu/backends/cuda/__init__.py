@@ -15,7 +15,7 @@ class CudaBackend:
     name = "cuda"
 
     def __init__(self, launcher: Launcher) -> None:
-        self.map = streams.map_items
+        self.map = partial(streams.map_items, launcher.device)
         self.gather_class_moments = partial(moments.gather_class_moments, launcher)
         self.jeffries_matusita = partial(separability.jeffries_matusita, launcher)
         self.separability_distances = partial(separability.separability_distances, launcher)

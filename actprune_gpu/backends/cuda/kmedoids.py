@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -94,7 +94,7 @@ class _Sweeps:
         last = self.problems[-1]
         n_rows = last.rows + last.n_passes * last.n_rows
         n_bits = last.bits + last.n_passes * last.n_rows * last.n_words
-        integers = {"dtype": torch.int32, "device": device}
+        integers: dict[str, Any] = {"dtype": torch.int32, "device": device}
         self.distances = torch.empty(last.distances + last.n**2, **integers)
         self.number, self.position = torch.empty((2, last.points + last.n), **integers)
         self.pivot, self.radius = torch.empty((2, last.chunks + last.n_words), **integers)
@@ -146,7 +146,7 @@ class _Sweeps:
         """Return the bits ``[words]`` of the point with the smallest sum of distances."""
         totals = self.distances_of(problem).sum(1, dtype=torch.int64)
         number = self.number[problem.points : problem.points + problem.n]
-        first = (totals * 2**16 + number).argmin()
+        first: Tensor = (totals * 2**16 + number).argmin()
         flags = torch.arange(_LANES * problem.n_words, device=first.device) == first
         return _words(flags)
 
@@ -244,7 +244,9 @@ def kmedoids_sweep(launcher: Launcher, points: Sequence[Tensor]) -> list[Sweep]:
         return n_words - words.numel()
 
     # Up from the first medoid and, with few points, down from all of them.
-    chains, growing, start_ks = [], [], []
+    chains: list[Chain] = []
+    growing: list[Chain] = []
+    start_ks: list[int] = []
     for problem in sweeps.problems:
         first = sweeps.first_medoid(problem)
         if problem.n < ONE_CHAIN:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 # Tensors are passed by address, numbers by value in the exact type of the kernel's parameter.
@@ -15,10 +16,12 @@ class Launcher(Protocol):
     """Runs the kernels of csrc/ on one device, on the current torch stream.
 
     Attributes:
+        device: The device.
         n_multiprocessors: Of the device.
         shared_memory: Bytes of dynamic shared memory that a block can have at most.
     """
 
+    device: torch.device
     n_multiprocessors: int
     shared_memory: int
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -13,25 +13,26 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def map_items(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """Apply ``function`` to each item, on the current device, in order of the items.
+def map_items(
+    device: torch.device, function: Callable[[Item], Result], items: Sequence[Item]
+) -> Iterator[Result]:
+    """Apply ``function`` to each item, on a device, in order of the items.
 
     What the items hold may still be in the making on the current stream.
     """
-    if len(items) == 1 or not torch.cuda.is_available():
+    if len(items) == 1 or device.type != "cuda":
         yield from map(function, items)
         return
-    device = torch.cuda.current_device()
     ready = torch.cuda.current_stream(device).record_event()
 
     def apply(item: Item) -> Result:
-        with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)) as _:
-            stream = torch.cuda.current_stream(device)
+        stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(stream):
             stream.wait_event(ready)
             result = function(item)
-            # The caller goes on with the result on a stream of its own.
-            stream.synchronize()
-            return result
+        # The caller goes on with the result on a stream of its own.
+        stream.synchronize()
+        return result
 
     with ThreadPoolExecutor(min(len(items), _MAX_STREAMS)) as pool:
         futures = [pool.submit(apply, item) for item in items]

@@ -1,0 +1,134 @@
+"""Runs the kernels on a GPU through CuPy."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import InputError
+from . import binaries, sources
+from .launch import Argument
+
+_log = logging.getLogger(__name__)
+_PLAIN_SHARED = 48 * 1024  # bytes that a block can have without being allowed to
+
+
+class CupyLauncher:
+    """Implements `actprune_gpu.backends.cuda.launch.Launcher` for one device.
+
+    Binaries made ahead of time are preferred; where there are none, or the driver does not take
+    them, NVRTC compiles the sources for the card at hand, which CuPy caches on disk. Threads may
+    launch at once, each on its current stream.
+
+    Args:
+        index: Number of the device.
+
+    Attributes:
+        device: The device.
+        n_multiprocessors: Of the device.
+        shared_memory: Bytes of dynamic shared memory that a block can have at most.
+        loaded: For each source in use, ``"fatbin"`` or ``"nvrtc"``.
+    """
+
+    def __init__(self, index: int) -> None:
+        import cupy
+
+        self._cupy = cupy
+        self.device = torch.device("cuda", index)
+        attributes = cupy.cuda.Device(index).attributes
+        self.n_multiprocessors = int(attributes["MultiProcessorCount"])
+        self.shared_memory = int(attributes["MaxSharedMemoryPerBlockOptin"])
+        self.loaded: dict[str, str] = {}
+        self._kernels: dict[str, Any] = {}
+        self._modules: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def launch(
+        self,
+        kernel: str,
+        grid: int | tuple[int, int],
+        block: int,
+        *arguments: Argument,
+        shared: int = 0,
+        cooperative: bool = False,
+    ) -> None:
+        """Start a kernel on the current torch stream of the device."""
+        values = tuple(self._value(kernel, argument) for argument in arguments)
+        stream = torch.cuda.current_stream(self.device).cuda_stream
+        with self._cupy.cuda.Device(self.device.index):
+            function = self._kernel(kernel, shared).kernel
+            function(
+                grid if isinstance(grid, tuple) else (grid,),
+                (block,),
+                values,
+                shared_mem=shared,
+                stream=self._cupy.cuda.ExternalStream(stream, self.device.index),
+                enable_cooperative_groups=cooperative,
+            )
+
+    def resident_blocks(self, kernel: str, block: int, shared: int = 0) -> int:
+        """Return how many blocks of a cooperative launch fit on the device at once."""
+        with self._cupy.cuda.Device(self.device.index):
+            pointer = self._kernel(kernel, shared).kernel.ptr
+            driver = self._cupy.cuda.driver
+            blocks = driver.occupancyMaxActiveBlocksPerMultiprocessor(pointer, block, shared)
+        if blocks == 0:
+            raise InputError(
+                f"{kernel} needs {shared} bytes of shared memory for a block of {block} threads, "
+                f"{self.device} has {self.shared_memory}: use fewer points"
+            )
+        return int(blocks) * self.n_multiprocessors
+
+    def load(self, file: str) -> str:
+        """Load a source's kernels and return what they were loaded from."""
+        with self._cupy.cuda.Device(self.device.index), self._lock:
+            self._module(file)
+        return self.loaded[file]
+
+    def _value(self, kernel: str, argument: Argument) -> np.generic:
+        if not isinstance(argument, Tensor):
+            return argument
+        if argument.device != self.device:
+            raise InputError(f"{kernel} needs its arguments on {self.device}, got a tensor on "
+                             f"{argument.device}")  # fmt: skip
+        return np.uintp(argument.data_ptr())
+
+    def _kernel(self, name: str, shared: int) -> Any:
+        with self._lock:
+            if name not in self._kernels:
+                self._kernels[name] = self._module(sources.file_of(name)).get_function(name)
+            kernel = self._kernels[name]
+            if shared > _PLAIN_SHARED and kernel.max_dynamic_shared_size_bytes < shared:
+                kernel.max_dynamic_shared_size_bytes = shared
+        return kernel
+
+    def _module(self, file: str) -> Any:
+        if file not in self._modules:
+            self._modules[file] = self._from_binary(file) or self._from_source(file)
+            _log.info("kernels of %s loaded from %s", file, self.loaded[file])
+        return self._modules[file]
+
+    def _from_binary(self, file: str) -> Any:
+        binary = binaries.find(file)
+        if binary is None:
+            return None
+        module = self._cupy.RawModule(path=str(binary))
+        try:
+            module.compile()
+        except self._cupy.cuda.driver.CUDADriverError as error:
+            _log.warning("%s: the driver does not take %s (%s)", file, binary.name, error)
+            return None
+        self.loaded[file] = "fatbin"
+        return module
+
+    def _from_source(self, file: str) -> Any:
+        options = binaries.OPTIONS
+        module = self._cupy.RawModule(code=sources.text(file), options=options, backend="nvrtc")
+        module.compile()
+        self.loaded[file] = "nvrtc"
+        return module
