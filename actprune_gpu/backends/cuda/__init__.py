@@ -15,6 +15,7 @@ class CudaBackend:
     name = "cuda"
 
     def __init__(self, launcher: Launcher) -> None:
+        self.launcher = launcher
         self.map = partial(streams.map_items, launcher.device)
         self.gather_class_moments = partial(moments.gather_class_moments, launcher)
         self.jeffries_matusita = partial(separability.jeffries_matusita, launcher)

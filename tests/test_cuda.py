@@ -1,0 +1,228 @@
+"""The CUDA kernels, on the emulator or a GPU, give the bits of the CPU's kernels."""
+
+import numpy as np
+import pytest
+import torch
+from cuda_device import DEVICE, SEEDS, backend
+from helpers import moments_of, planted_moments, random_moments, same
+
+from actprune_gpu import ClassMoments, SelectionConfig, backends, select_channels
+from actprune_gpu.backends.cpu import CpuBackend
+from actprune_gpu.layers import select_layers
+from actprune_gpu.separability import class_statistics
+
+CPU = CpuBackend()
+EMULATED = DEVICE.type == "cpu"
+
+
+def equal(ours, theirs):
+    """Equal bits, in whatever tuples and lists."""
+    if isinstance(ours, torch.Tensor):
+        return same(ours.cpu(), theirs)
+    if isinstance(ours, tuple | list):
+        return len(ours) == len(theirs) and all(map(equal, ours, theirs))
+    return ours == theirs
+
+
+def assert_equal(kernel, *arguments, cuda=None):
+    """The same method of both backends, its tensors on the device for one of them."""
+    ours = getattr(cuda or backend(), kernel)(*move(arguments))
+    assert equal(ours, getattr(CPU, kernel)(*arguments)), kernel
+
+
+def move(value):
+    if isinstance(value, torch.Tensor):
+        return value.to(DEVICE)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(move, value))
+    return type(value)(map(move, value)) if isinstance(value, tuple | list) else value
+
+
+def statistics(n_channels, n_classes, seed=0):
+    return class_statistics(random_moments(n_channels, n_classes, seed))[0]
+
+
+def squared(n, seed=0):
+    return CPU.separability_distances(statistics(n, 9, seed)).squared
+
+
+def uniform(n, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).random((n, 2)))
+
+
+def doubled(n, seed=0):
+    """Points many of which coincide."""
+    return (uniform(n, seed) * 3).round()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gather_class_moments(dtype, layout):
+    generator = torch.Generator().manual_seed(3)
+    features = torch.randn((2, 131, 5, 6), generator=generator).to(dtype)
+    features[0, 1, 2] = float("nan")
+    features[1, 2, :, 3] = float("inf")
+    features[:, 3] *= 1e-7  # subnormal in half precision
+    features[:, 4] = 1.0
+    features = features.contiguous(memory_format=layout)[:, 1:]  # does not begin where it lies
+    limits = torch.tensor([2, 5, 6])
+    cells = (torch.rand((300, 3), generator=generator) * limits).long()
+    labels = torch.randint(0, 7, (300,), generator=generator)
+    ours, theirs = (ClassMoments.zeros(130, [str(i) for i in range(7)], d) for d in (DEVICE, "cpu"))
+    for _ in range(2):  # onto what is there
+        backend().gather_class_moments(
+            *move((features, cells, labels)), (ours.count, ours.mean, ours.m2)
+        )
+        CPU.gather_class_moments(features, cells, labels, (theirs.count, theirs.mean, theirs.m2))
+    assert equal((ours.count, ours.mean, ours.m2), (theirs.count, theirs.mean, theirs.m2))
+
+
+@pytest.mark.parametrize(("n_channels", "n_classes"), [(3, 2), (67, 24), (130, 3)])
+def test_separability_distances(n_channels, n_classes, monkeypatch):
+    values = statistics(n_channels, n_classes)
+    assert_equal("separability_distances", values)
+    monkeypatch.setattr("actprune_gpu.backends.cuda.separability._TILE_BYTES", 8 * n_channels * 7)
+    assert_equal("separability_distances", values)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("n", [3, 31, 75, 130])
+def test_affinities(n, seed):
+    assert_equal("affinities", squared(n), min(10.0, (n - 1) / 3), cuda=backend(seed=seed))
+
+
+def test_affinities_of_coinciding_points():
+    rows = torch.zeros((40, 2), dtype=torch.float64)
+    rows[5] = 3.0
+    assert_equal("affinities", CPU.pairwise_distances(rows), 5.0)
+    assert_equal("affinities", CPU.pairwise_distances(rows * 0.0), 5.0)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("n", [3, 31, 75])
+def test_principal_axes(n, seed):
+    assert_equal("principal_axes", squared(n), cuda=backend(seed=seed))
+
+
+@pytest.mark.parametrize("n", [3, 20])
+def test_principal_axes_of_points_on_a_line_or_a_spot(n):
+    line = torch.arange(n, dtype=torch.float64)[:, None]
+    assert_equal("principal_axes", CPU.pairwise_distances(line))
+    assert_equal("principal_axes", CPU.pairwise_distances(line * 0.0))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("n", "n_iter"), [(3, 60), (37, 30), (70, 5)])
+def test_tsne(n, n_iter, seed):
+    distances = squared(n)
+    p = CPU.affinities(distances, min(10.0, (n - 1) / 3))
+    start = CPU.principal_axes(distances) * 1e-4
+    assert_equal("tsne", p, start, n_iter, 12.0, [10.0, 50.0], cuda=backend(seed=seed))
+
+
+def test_tsne_past_the_exploration_and_when_the_gradient_vanishes():
+    distances = squared(12)
+    p, start = CPU.affinities(distances, 3.0), CPU.principal_axes(distances)
+    assert_equal("tsne", p, start, 320, 4.0, [5.0])
+    # Two points that attract each other come to rest; this must end before its iterations do.
+    pair = torch.tensor([[0.0, 0.5], [0.5, 0.0]])
+    start = torch.tensor([[0.0, 1.0], [0.0, -1.0]], dtype=torch.float64)
+    assert CPU.tsne(pair, start, 900, 1.0, [0.5])[0][2] < 900
+    assert_equal("tsne", pair, start, 900, 1.0, [0.5])
+
+
+SWEEPS = [(uniform, n) for n in (3, 4, 5, 33, 70)] + [(doubled, n) for n in (3, 17, 70)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("points", "n"), SWEEPS)
+def test_kmedoids_sweep(points, n, seed):
+    assert_equal("kmedoids_sweep", [points(n, n)], cuda=backend(seed=seed))
+
+
+@pytest.mark.parametrize("points", [uniform, doubled])
+def test_kmedoids_sweep_in_segments(points):
+    assert_equal("kmedoids_sweep", [points(400)])
+
+
+def test_kmedoids_sweeps_of_several_layers_in_one_launch():
+    cuda = backend()
+    layers = [uniform(20), doubled(390), uniform(7, 1), uniform(50, 2)]
+    assert_equal("kmedoids_sweep", layers, cuda=cuda)
+    if EMULATED:
+        launches = cuda.launcher.launches
+        assert launches["kmedoids_grow"] == 1
+        assert launches["kmedoids_chain"] == 2  # up, and for the segments down
+
+
+def test_kmedoids_sweep_with_its_state_in_global_memory(monkeypatch):
+    monkeypatch.setattr("actprune_gpu.backends.cuda.kmedoids._STATIC_SHARED", 226 * 1024)
+    assert_equal("kmedoids_sweep", [uniform(40), uniform(5)])
+
+
+@pytest.mark.parametrize("points", [uniform, doubled])
+@pytest.mark.parametrize(("n", "k"), [(3, 2), (300, 2), (300, 77)])
+def test_simplified_silhouette(points, n, k):
+    medoids = torch.from_numpy(np.random.default_rng(k).permutation(n)[:k])
+    assert_equal("simplified_silhouette", points(n), medoids)
+
+
+@pytest.fixture
+def on_cuda(monkeypatch):
+    """Let the stages compute with the CUDA kernels."""
+    if EMULATED:
+        monkeypatch.setattr(backends, "_backend", lambda device: CUDA)
+    return DEVICE
+
+
+CUDA = backend()
+
+
+def selection_bits(selection):
+    fields = vars(selection).copy()
+    summary = fields.pop("separability")
+    fields |= {"mean": summary.mean, "max": summary.max}
+    return {key: v.cpu() if isinstance(v, torch.Tensor) else v for key, v in fields.items()}
+
+
+def assert_equal_selections(ours, theirs):
+    ours, theirs = selection_bits(ours), selection_bits(theirs)
+    assert ours.keys() == theirs.keys()
+    assert [key for key in ours if not equal(ours[key], theirs[key])] == []
+
+
+@pytest.mark.parametrize("preset", ["default", "upstream", "paper"])
+def test_whole_selections(preset, request):
+    pytest.importorskip("kneed")
+    moments, _ = planted_moments(6, 4)
+    weights = torch.rand(24, generator=torch.Generator().manual_seed(1))
+    config = SelectionConfig.preset(preset, n_iter=300)
+    theirs = select_channels(moments, weights, config=config)
+    device = request.getfixturevalue("on_cuda")
+    assert_equal_selections(
+        select_channels(moments.to(device), weights.to(device), config=config), theirs
+    )
+
+
+def test_a_degenerate_layer(request):
+    pytest.importorskip("kneed")
+    moments = moments_of(np.zeros((4, 5)), np.zeros((4, 5)))
+    config = SelectionConfig(n_iter=50, perplexity=1.0)
+    theirs = select_channels(moments, torch.ones(5), config=config)
+    device = request.getfixturevalue("on_cuda")
+    assert_equal_selections(
+        select_channels(moments.to(device), torch.ones(5), config=config), theirs
+    )
+
+
+def test_real_layers_at_once(request, real_moments):
+    pytest.importorskip("kneed")
+    of_width = {m.n_channels: name for name, m in real_moments.items() if m.n_channels <= 64}
+    layers = {name: real_moments[name] for name in of_width.values()}
+    weights = {name: torch.arange(m.n_channels) for name, m in layers.items()}
+    config = SelectionConfig(n_iter=60)
+    theirs = select_layers(layers, weights, config=config)
+    device = request.getfixturevalue("on_cuda")
+    moved = {name: moments.to(device) for name, moments in layers.items()}
+    for name, ours in select_layers(moved, weights, config=config).items():
+        assert_equal_selections(ours, theirs[name])
