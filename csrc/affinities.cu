@@ -6,19 +6,19 @@ constexpr int kMaxSearch = 64;
 constexpr double kEntropyTolerance = 1e-7;
 // Smaller probabilities are 0: arithmetic on subnormal numbers is slow on the CPU.
 constexpr double kMinProbability = 1e-30;
-constexpr double kInfinity = __builtin_huge_val();
 
 // Newton's method on log(beta) for the entropy, inside the bracket found so far: see
 // actprune_gpu/backends/cpu/tsne.py. squared [N, N], out [N, N].
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
     conditional_probabilities(const double* __restrict__ squared, float* __restrict__ out, int n,
                               double perplexity) {
   const int lane = threadIdx.x % kLanes;
   const int i = blockIdx.x * (blockDim.x / kLanes) + threadIdx.x / kLanes;
   if (i >= n) return;
+  const double infinity = __longlong_as_double(0x7ff0000000000000LL);
   const double* row = squared + (long long)i * n;
 
-  double smallest = kInfinity;
+  double smallest = infinity;
   for (int j = lane; j < n; j += kLanes) {
     if (j != i) smallest = row[j] < smallest ? row[j] : smallest;
   }
@@ -29,7 +29,7 @@ extern "C" __global__ void __launch_bounds__(256)
   const double unit = mean > 0.0 ? 1.0 / mean : 0.0;
 
   const double target = log_exact(perplexity);
-  double beta = 1.0, low = 0.0, high = kInfinity;
+  double beta = 1.0, low = 0.0, high = infinity;
   double used = beta, z = 1.0;
   for (int step = 0; step < kMaxSearch; ++step) {
     double z_sum = 0.0, d_sum = 0.0, v_sum = 0.0;
@@ -58,7 +58,7 @@ extern "C" __global__ void __launch_bounds__(256)
     change = change < 2.0 ? change : 2.0;
     beta *= exp_exact(change);
     if (!(low < beta && beta < high)) {
-      beta = high == kInfinity ? 2.0 * low : 0.5 * (low + high);
+      beta = high == infinity ? 2.0 * low : 0.5 * (low + high);
     }
   }
   const double inverse = 1.0 / z;

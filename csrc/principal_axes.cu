@@ -156,7 +156,7 @@ __device__ void write_axis(const Tridiagonal& t, const double* basis, double* ou
 
 // squared [N, N], out [N, 2]; room to work in: row_mean [N], w [N], basis [n_steps, N], and as
 // zeros arrivals and n_done [1], the steps done once there are no more.
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
     principal_axes(const double* __restrict__ squared, double* row_mean, double* w, double* basis,
                    double* out, unsigned* arrivals, int* n_done, int n, int n_steps) {
   Tridiagonal& t = *reinterpret_cast<Tridiagonal*>(smem_raw);

@@ -54,7 +54,7 @@ __device__ __forceinline__ float gradient_of(const float* sums, int n, int axis,
 // Gradient descent with momentum and gains; blockIdx.y is the run, which has its own learning rate.
 // p [N, N]; of each run y [2, N], in place, sums [5, N], state [4, N] (the last update, then the
 // gains, by axis), arrivals and n_done. Shared: 2 N floats.
-extern "C" __global__ void __launch_bounds__(512)
+extern "C" __global__ void __launch_bounds__(512, 2)
     tsne_optimise(const float* __restrict__ p, float* y, float* sums, float* state,
                   const float* __restrict__ learning_rates, unsigned* arrivals, int* n_done, int n,
                   int n_iter, float early_exaggeration) {
@@ -127,7 +127,7 @@ extern "C" __global__ void __launch_bounds__(512)
 
 // Every row's sum of p, of q and of p (ln p + ln(1 + d^2)), a warp for a row of run blockIdx.y.
 // p [N, N], y [runs, 2, N], rows [runs, 3, N].
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
     tsne_divergence_rows(const float* __restrict__ p, const float* __restrict__ y,
                          double* __restrict__ rows, int n) {
   const int lane = threadIdx.x % kLanes;

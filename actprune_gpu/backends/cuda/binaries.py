@@ -51,6 +51,6 @@ def build(nvcc: str, out: Path) -> None:
     for file in sources.files():
         binary = out / f"{Path(file).stem}.fatbin"
         source = str(sources.folder() / file)
-        command = [nvcc, *OPTIONS, "--threads=0", "--fatbin", "--compress-all", *targets]
+        command = [nvcc, *OPTIONS, "--threads=0", "--fatbin", "-Xfatbin=-compress-all", *targets]
         subprocess.run([*command, "-o", str(binary), source], check=True)
     (out / _DIGEST).write_text(digest())
