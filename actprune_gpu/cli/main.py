@@ -13,6 +13,7 @@ import typer
 
 from ..errors import InputError
 from .commands import apply_command, prune_command
+from .env import env_command
 
 # Where typer keeps it has changed; a base of this one it has always been.
 _UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "UsageError")
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command("prune")(prune_command)
 app.command("apply")(apply_command)
+app.command("env")(env_command)
 
 
 def main(arguments: list[str] | None = None) -> None:

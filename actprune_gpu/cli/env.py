@@ -1,0 +1,71 @@
+"""The command ``env``: what is installed, what the kernels run on, and what is missing."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+_PACKAGES = (
+    *("actprune_gpu", "torch", "numpy", "numba", "kneed", "safetensors", "ultralytics"),
+    *("cupy-cuda13x", "cupy-cuda12x", "tsnecuda"),
+)
+_OPTIONAL = {
+    "ultralytics": "pip install 'actprune_gpu[yolo]', for YOLO models",
+    "cupy-cuda13x": "pip install 'actprune_gpu[cuda13]', for GPUs with CUDA 13",
+    "cupy-cuda12x": "pip install 'actprune_gpu[cuda12]', for GPUs with CUDA 12",
+    "tsnecuda": "pip install 'actprune_gpu[tsnecuda]', for that t-SNE engine",
+}
+
+
+def env_command() -> None:
+    """Print versions, devices and kernels, and what is missing with the command that fixes it."""
+    console = Console(soft_wrap=True)
+    console.print(_packages())
+    console.print(_devices())
+
+
+def _packages() -> Table:
+    import torch
+
+    table = Table("package", "version", "note", title="Packages")
+    table.add_row("python", platform.python_version(), platform.platform())
+    for name in _PACKAGES:
+        try:
+            table.add_row(name, version(name), f"CUDA {torch.version.cuda}" * (name == "torch"))
+        except PackageNotFoundError:
+            note = _OPTIONAL.get(name, f"pip install {name}")
+            table.add_row(name, "missing", escape(note))
+    return table
+
+
+def _devices() -> Table:
+    import torch
+
+    from ..devices import cuda_fault
+
+    table = Table("device", "what", "kernels", title="Devices")
+    table.add_row("cpu", f"{torch.get_num_threads()} threads", "Numba, compiled when first used")
+    if not torch.cuda.is_available():
+        table.add_row("cuda", "none", escape(cuda_fault(None) or ""))
+        return table
+    for index in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(index)
+        what = (
+            f"{card.name}, compute capability {card.major}.{card.minor}, "
+            f"{card.total_memory / 2**30:.0f} GiB, {card.multi_processor_count} multiprocessors"
+        )
+        table.add_row(f"cuda:{index}", what, escape(cuda_fault(index) or _kernels(index)))
+    return table
+
+
+def _kernels(index: int) -> str:
+    """Load all kernels on a device and say from where."""
+    from ..backends.cuda import sources
+    from ..backends.cuda.cupy_launcher import CupyLauncher
+
+    launcher = CupyLauncher(index)
+    return ", ".join(f"{file}: {launcher.load(file)}" for file in sources.files())
