@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench gpu clean
 
 demo: $(READY)
 	$(BIN)/python -m actprune_gpu prune --out runs/demo --force
@@ -16,9 +16,14 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror csrc/* tests/emulator/*.hpp tests/emulator/*.c*
 
 bench: $(READY)
 	$(BIN)/python -m actprune_gpu.bench
+
+# On the Python that has torch and CuPy: no set-up, no network.
+gpu:
+	$(PYTHON) bench/gpu.py
 
 $(READY): pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,73 @@
+"""Whole selections on the CUDA kernels are those of the CPU, bit for bit."""
+
+import numpy as np
+import pytest
+import torch
+from cuda_device import DEVICE, ON_GPU, backend
+from helpers import moments_of, planted_moments, same
+
+for package in ("numba", "kneed", "pydantic"):
+    pytest.importorskip(package)
+from actprune_gpu import SelectionConfig, backends, select_channels  # noqa: E402
+from actprune_gpu.layers import select_layers  # noqa: E402
+
+CUDA = backend()
+
+
+def equal(ours, theirs):
+    return same(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
+
+
+@pytest.fixture
+def on_cuda(monkeypatch):
+    """Let the stages compute with the CUDA kernels."""
+    if not ON_GPU:
+        monkeypatch.setattr(backends, "_backend", lambda device: CUDA)
+    return DEVICE
+
+
+def selection_bits(selection):
+    fields = vars(selection).copy()
+    summary = fields.pop("separability")
+    fields |= {"mean": summary.mean, "max": summary.max}
+    return {key: v.cpu() if isinstance(v, torch.Tensor) else v for key, v in fields.items()}
+
+
+def assert_equal_selections(ours, theirs):
+    ours, theirs = selection_bits(ours), selection_bits(theirs)
+    assert ours.keys() == theirs.keys()
+    assert [key for key in ours if not equal(ours[key], theirs[key])] == []
+
+
+@pytest.mark.parametrize("preset", ["default", "upstream", "paper"])
+def test_whole_selections(preset, request):
+    moments, _ = planted_moments(6, 4)
+    weights = torch.rand(24, generator=torch.Generator().manual_seed(1))
+    config = SelectionConfig.preset(preset, n_iter=300)
+    theirs = select_channels(moments, weights, config=config)
+    device = request.getfixturevalue("on_cuda")
+    assert_equal_selections(
+        select_channels(moments.to(device), weights.to(device), config=config), theirs
+    )
+
+
+def test_a_degenerate_layer(request):
+    moments = moments_of(np.zeros((4, 5)), np.zeros((4, 5)))
+    config = SelectionConfig(n_iter=50, perplexity=1.0)
+    theirs = select_channels(moments, torch.ones(5), config=config)
+    device = request.getfixturevalue("on_cuda")
+    assert_equal_selections(
+        select_channels(moments.to(device), torch.ones(5), config=config), theirs
+    )
+
+
+def test_real_layers_at_once(request, real_moments):
+    of_width = {m.n_channels: name for name, m in real_moments.items() if m.n_channels <= 64}
+    layers = {name: real_moments[name] for name in of_width.values()}
+    weights = {name: torch.arange(m.n_channels) for name, m in layers.items()}
+    config = SelectionConfig(n_iter=60)
+    theirs = select_layers(layers, weights, config=config)
+    device = request.getfixturevalue("on_cuda")
+    moved = {name: moments.to(device) for name, moments in layers.items()}
+    for name, ours in select_layers(moved, weights, config=config).items():
+        assert_equal_selections(ours, theirs[name])
