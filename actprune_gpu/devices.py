@@ -49,7 +49,7 @@ def cuda_fault(index: int | None) -> str | None:
     if torch.version.cuda is None:
         return "this PyTorch is built without CUDA: install a build with it from pytorch.org"
     if not torch.cuda.is_available():
-        return "PyTorch finds no NVIDIA GPU or driver: see what nvidia-smi says"
+        return f"PyTorch finds no NVIDIA GPU or driver ({_missing()}): see what nvidia-smi says"
     n_devices = torch.cuda.device_count()
     if index is not None and index >= n_devices:
         return f"there are {n_devices} GPUs, numbered from 0"
@@ -67,3 +67,12 @@ def cuda_fault(index: int | None) -> str | None:
         cause = " ".join(str(error).split())[:200]
         return f"CuPy does not work here ({cause}): pip install --force-reinstall cupy-{extra}x"
     return None
+
+
+def _missing() -> str:
+    """Return which of them it is, in PyTorch's words: no driver, an old one, or no GPU."""
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        return " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+    return "it cannot say which"

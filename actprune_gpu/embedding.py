@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .arrays import Array, like, require_finite, to_tensor
 from .backends import backend_of
+from .engines import Engine, embed, require_engine
 from .errors import InputError
 
 Init = Literal["pca", "random"]
@@ -51,6 +52,7 @@ def tsne(
     early_exaggeration: float = 12.0,
     learning_rate: float | Literal["auto"] = "auto",
     seed: int = 0,
+    engine: Engine = "exact",
 ) -> TSNEResult:
     """Embed points in the plane by exact t-SNE (van der Maaten and Hinton 2008).
 
@@ -69,10 +71,15 @@ def tsne(
         learning_rate: Step size; ``"auto"`` is N / 10 for N >= 500. With fewer points it is
             whichever ends lowest of max(N / 10, 4), twice that, and 50, scikit-learn's rule.
         seed: Of the random initialisation, and of the axes in which the points do not vary.
+        engine: ``"exact"`` is this one. ``"tsnecuda"`` and ``"cuml"`` are other packages, which
+            must be installed: approximate, for many points, and not reproducible; ``"cuml"``
+            takes no initialisation but ``"random"``.
 
     Raises:
         InputError: If an argument does not fit; the message says which.
+        BackendUnavailableError: If the engine cannot be used; the message says why.
     """
+    require_engine(engine)
     points = to_tensor(x, "x", "[N, F]", torch.float64)
     require_finite(points, "x")
     if not 1 <= points.shape[1] <= _MAX_FEATURES:
@@ -89,6 +96,8 @@ def tsne(
         early_exaggeration=early_exaggeration,
         learning_rate=learning_rate,
         seed=seed,
+        engine=engine,
+        rows=points,
     )
     return TSNEResult(
         like(result.embedding, x), result.kl_divergence, result.n_iter, result.perplexity
@@ -104,15 +113,36 @@ def tsne_of_distances(
     early_exaggeration: float = 12.0,
     learning_rate: float | Literal["auto"] = "auto",
     seed: int = 0,
+    engine: Engine = "exact",
+    rows: Tensor | None = None,
 ) -> TSNEResult:
-    """Embed points given by their squared Euclidean distances ``[N, N]`` float64: see `tsne`."""
+    """Embed points given by their squared Euclidean distances ``[N, N]`` float64: see `tsne`.
+
+    Engines other than ``"exact"`` need the ``rows [N, F]`` themselves.
+    """
     n = squared.shape[0]
     require_options(n, perplexity, n_iter, early_exaggeration, learning_rate)
+    if engine == "cuml" and init != "random":
+        raise InputError(f"init must be 'random' for engine 'cuml', got {init!r}")
     backend = backend_of(squared)
     initial = _initial(squared, init, seed)
     used = clamp_perplexity(perplexity, n)
     affinities = backend.affinities(squared, used)
     rates = _learning_rates(n, learning_rate)
+    if rows is not None and engine != "exact":
+        initial = embed(
+            engine,
+            rows,
+            initial,
+            perplexity=used,
+            n_iter=n_iter,
+            early_exaggeration=early_exaggeration,
+            learning_rate=rates[-1],
+            seed=seed,
+        )
+        # No further iteration: what is wanted is its divergence, comparable with our own.
+        ((embedding, kl_divergence, _),) = backend.tsne(affinities, initial, 0, 1.0, [1.0])
+        return TSNEResult(embedding, kl_divergence, n_iter, used)
     runs = backend.tsne(affinities, initial, n_iter, early_exaggeration, rates)
     embedding, kl_divergence, done = min(runs, key=lambda result: result[1])
     return TSNEResult(embedding, kl_divergence, done, used)

@@ -15,6 +15,7 @@ from .backends import backend_of
 from .budget import KeepBounds, apply_budget, require_budget
 from .choice import by_weight, choose_by_weight
 from .embedding import Init, TSNEResult, tsne_of_distances
+from .engines import Engine, require_engine
 from .errors import InputError
 from .kmedoids import KMedoidsSweep, kmedoids_sweep
 from .knee import KneeMethod, find_knee
@@ -40,6 +41,7 @@ class SelectionConfig(BaseModel):
         perplexity: Of t-SNE; clamped for few channels.
         n_iter: Iterations of t-SNE.
         init: Initialisation of t-SNE.
+        engine: What does t-SNE; only ``"exact"`` is reproducible, see `tsne`.
         budget: Smallest and largest share of the channels to keep, or ``None``.
         round_to: The number kept becomes a multiple of it.
         min_channels: No layer keeps fewer.
@@ -55,6 +57,7 @@ class SelectionConfig(BaseModel):
     perplexity: float = Field(10.0, ge=1.0, allow_inf_nan=False)
     n_iter: int = Field(1000, ge=1)
     init: Init = "pca"
+    engine: Engine = "exact"
     budget: KeepBounds | None = (0.25, 0.5)
     round_to: int = Field(1, ge=1)
     min_channels: int = Field(2, ge=1)
@@ -215,14 +218,18 @@ def prepare(
     values = _channel_weights(weights, moments, config).to(moments.count.device)
     if config.criterion != "separability":
         return Candidate(values, config)
+    require_engine(config.engine)
     statistics, classes, left_out = class_statistics(moments)
-    distances = backend_of(moments.count).separability_distances(statistics)
+    backend = backend_of(moments.count)
+    distances = backend.separability_distances(statistics)
     embedded = tsne_of_distances(
         distances.squared,
         perplexity=config.perplexity,
         n_iter=config.n_iter,
         init=config.init,
         seed=config.seed,
+        engine=config.engine,
+        rows=None if config.engine == "exact" else backend.jeffries_matusita(statistics),
     )
     summary = SeparabilitySummary(classes, left_out, distances.row_mean, distances.row_max)
     return Candidate(values, config, embedded, summary)

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from .devices import resolve_device
+from .engines import require_engine
 from .errors import InputError
 from .layers import select_layers
 from .models.hooks import resolve_layers
@@ -109,6 +110,7 @@ def prune(
     """
     config = config or SelectionConfig()
     where = resolve_device(device)
+    require_engine(config.engine)
     folder = _require_folder(out, may_hold_files=force or resume)
     checkpoint = load_checkpoint(model)
     names = _require_layers(checkpoint, layers)

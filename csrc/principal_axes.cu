@@ -195,7 +195,6 @@ extern "C" __global__ void __launch_bounds__(256, 4)
   }
   if (!leads) return;
   const int m = atomicAdd(n_done, 0);
-  __syncwarp();
   jacobi(t, m);
   const int first = largest_but(t, m, -1), second = largest_but(t, m, first);
   largest = t.values[first][first] > 0.0 ? t.values[first][first] : 0.0;

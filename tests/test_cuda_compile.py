@@ -72,3 +72,9 @@ def test_binaries_are_found_only_for_their_sources(tmp_path, monkeypatch):
     assert binaries.find("silhouette.cu") == tmp_path / "silhouette.fatbin"
     monkeypatch.setattr(binaries, "OPTIONS", ("--std=c++17",))
     assert binaries.find("silhouette.cu") is None
+
+
+def test_the_documented_table_has_every_kernel():
+    page = (sources.folder().parent / "docs" / "kernels.md").read_text()
+    documented = set(re.findall(r"^\| `(\w+)` \| \d+ \|", page, re.MULTILINE))
+    assert documented == {kernel for file in sources.files() for kernel in sources.kernels(file)}

@@ -1,8 +1,11 @@
 """Devices by name, the errors that name the missing piece, and the launcher's calls to CuPy."""
 
 import logging
+import shutil
+import subprocess
 import sys
 import types
+import zipfile
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,14 +15,14 @@ import pytest
 import torch
 
 from actprune_gpu.backends import backend_of
-from actprune_gpu.backends.cuda import binaries, sources
+from actprune_gpu.backends.cuda import binaries, nvrtc, sources
 from actprune_gpu.cli.main import run
 from actprune_gpu.devices import resolve_device
 from actprune_gpu.errors import BackendUnavailableError, InputError
 
 
 @pytest.fixture
-def gpu(monkeypatch):
+def gpu(monkeypatch, tmp_path):
     """Two GPUs, as far as PyTorch says, and a CuPy that works."""
     for name, value in {
         "is_available": True,
@@ -32,6 +35,7 @@ def gpu(monkeypatch):
     cupy = FakeCupy("cupy")
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr("actprune_gpu.devices.find_spec", lambda name: object())
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "cache"))
     return cupy
 
 
@@ -43,22 +47,58 @@ class FakeCupy(types.ModuleType):
 
     def __init__(self, name):
         super().__init__(name)
-        self.launches, self.compiled, self.bad_binaries = [], [], False
+        self.launches, self.loads, self.granted, self.bad_binaries = [], [], [], False
         self.cuda = types.SimpleNamespace(
             runtime=types.SimpleNamespace(getDeviceCount=lambda: 2),
             Device=FakeDevice,
-            ExternalStream=lambda pointer, device: (pointer, device),
+            nvrtc=FakeNvrtc(),
             driver=types.SimpleNamespace(
                 CUDADriverError=self.CUDADriverError,
                 occupancyMaxActiveBlocksPerMultiprocessor=lambda pointer, block, shared: 2,
             ),
         )
 
-    def RawModule(self, code=None, path=None, options=(), backend="nvrtc"):
-        return FakeModule(self, path or "code", options)
+    def RawModule(self, path):
+        return FakeModule(self, Path(path))
+
+
+class FakeNvrtc:
+    class NVRTCError(Exception):
+        pass
+
+    def __init__(self):
+        self.compilations, self.bad_source, self.open = [], False, 0
+
+    def getVersion(self):
+        return 13, 0
+
+    def getSupportedArchs(self):
+        return 75, 80, 90
+
+    def createProgram(self, text, name, headers, include_names):
+        self.open += 1
+        return name
+
+    def compileProgram(self, program, options):
+        self.compilations.append((program, options))
+        if self.bad_source:
+            raise self.NVRTCError
+
+    def getCUBIN(self, program):
+        return b"cubin"
+
+    def getPTX(self, program):
+        return b"ptx"
+
+    def getProgramLog(self, program):
+        return "tsne.cu(3):\n  error"
+
+    def destroyProgram(self, program):
+        self.open -= 1
 
 
 class FakeDevice:
+    compute_capability = "90"
     attributes = types.MappingProxyType(
         {"MultiProcessorCount": 132, "MaxSharedMemoryPerBlockOptin": 232448}
     )
@@ -72,22 +112,37 @@ class FakeDevice:
     def __exit__(self, *error):
         pass
 
+    def use(self):
+        pass
+
 
 class FakeModule:
-    def __init__(self, cupy, origin, options):
-        self.cupy, self.origin, self.options = cupy, origin, options
+    def __init__(self, cupy, path):
+        self.cupy, self.path = cupy, path
 
     def compile(self):
-        if self.origin != "code" and self.cupy.bad_binaries:
+        if self.path.suffix == ".fatbin" and self.cupy.bad_binaries:
             raise self.cupy.CUDADriverError("invalid image")
-        self.cupy.compiled.append((self.origin, self.options))
+        self.cupy.loads.append(self.path)
 
     def get_function(self, name):
-        def launch(grid, block, args, **options):
-            self.cupy.launches.append((name, grid, block, args, options))
+        return FakeKernel(self.cupy, name)
 
-        launch.ptr = 7
-        return types.SimpleNamespace(kernel=launch, max_dynamic_shared_size_bytes=48 * 1024)
+
+class FakeKernel:
+    ptr = 7
+    shared_size_bytes = 2048
+
+    def __init__(self, cupy, name):
+        self.cupy, self.name, self.kernel = cupy, name, self
+
+    def __call__(self, grid, block, args, **options):
+        self.cupy.launches.append((self.name, grid, block, args, options))
+
+    def __setattr__(self, name, value):
+        if name == "max_dynamic_shared_size_bytes":
+            self.cupy.granted.append((self.name, value))
+        super().__setattr__(name, value)
 
 
 @pytest.mark.parametrize(
@@ -168,16 +223,55 @@ def test_launches(gpu, launcher):
     assert (name, grid, block) == ("tsne_divergence", (4, 2), (32,))
     assert [type(value) for value in args] == [np.uintp, np.int32]
     assert args[0] == tensor.data_ptr()
-    assert options == {
-        "shared_mem": 100_000,
-        "stream": (1234, 1),
-        "enable_cooperative_groups": False,
-    }
+    assert options.pop("stream").ptr == 1234
+    assert options == {"shared_mem": 100_000, "enable_cooperative_groups": False}
     assert gpu.launches[1][1] == (4,)
     assert gpu.launches[1][4]["enable_cooperative_groups"]
-    assert gpu.compiled == [("code", binaries.OPTIONS)]  # once for the file
+    assert len(gpu.loads) == 1  # once for the file
     assert launcher.loaded == {"tsne.cu": "nvrtc"}
     assert launcher.resident_blocks("tsne_optimise", 512) == 264
+
+
+def test_shared_memory_is_granted_before_it_is_used_and_never_less(gpu, launcher):
+    for shared in (0, 48 * 1024, 1000, 60_000):
+        launcher.launch("tsne_optimise", 1, 32, shared=shared)
+    launcher.resident_blocks("tsne_optimise", 512, 61_000)
+    assert gpu.granted == [("tsne_optimise", n) for n in (48 * 1024, 60_000, 61_000)]
+    launcher.resident_blocks("tsne_optimise", 512, 232448 - 2048)
+    with pytest.raises(InputError, match=r"tsne_optimise needs 232449 bytes .* has 232448"):
+        launcher.resident_blocks("tsne_optimise", 512, 232449 - 2048)
+
+
+def test_sources_are_compiled_once_for_a_card_and_with_our_options_alone(gpu):
+    path = nvrtc.compiled("tsne.cu", 90)
+    assert path.read_bytes() == b"cubin"
+    assert nvrtc.compiled("tsne.cu", 90) == path
+    assert gpu.cuda.nvrtc.compilations == [
+        ("tsne.cu", (*binaries.OPTIONS, "--gpu-architecture=sm_90"))
+    ]
+    newer = nvrtc.compiled("tsne.cu", 121)
+    assert newer.read_bytes() == b"ptx"
+    assert gpu.cuda.nvrtc.compilations[1][1][-1] == "--gpu-architecture=compute_90"
+    assert gpu.cuda.nvrtc.open == 0
+
+
+def test_the_failures_of_nvrtc_are_one_line(gpu):
+    gpu.cuda.nvrtc.bad_source = True
+    with pytest.raises(BackendUnavailableError, match=r"compile tsne.cu: tsne.cu\(3\): error$"):
+        nvrtc.compiled("tsne.cu", 90)
+    assert gpu.cuda.nvrtc.open == 0
+    gpu.cuda.nvrtc.getVersion = lambda: 1 / 0
+    with pytest.raises(BackendUnavailableError, match=r"cannot load NVRTC .* nvidia-cuda-nvrtc"):
+        nvrtc.compiled("tsne.cu", 90)
+
+
+def test_cupy_compiles_without_options_of_its_own(tmp_path, monkeypatch):
+    pytest.importorskip("cupy")
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path))
+    text = nvrtc.compiled("tsne.cu", 999).read_text()  # no such card: PTX
+    assert ".entry tsne_optimise" in text
+    assert ".ftz" not in text
+    assert "fma." not in text
 
 
 def test_tensors_of_another_device_are_refused(launcher):
@@ -191,7 +285,23 @@ def test_binaries_are_preferred_where_the_driver_takes_them(gpu, launcher, monke
     monkeypatch.setattr(binaries, "find", lambda file: Path(f"{file}.fatbin"))
     assert launcher.load("tsne.cu") == ("nvrtc" if bad else "fatbin")
     assert launcher.load("tsne.cu") == launcher.loaded["tsne.cu"]
-    assert len(gpu.compiled) == 1
+    assert len(gpu.loads) == 1
+
+
+def test_env_says_why_kernels_cannot_be_loaded(gpu, capsys, monkeypatch):
+    gpu.cuda.nvrtc.bad_source = True
+    monkeypatch.setattr(FakeDevice, "__init__", lambda self, index: None)
+    card = types.SimpleNamespace(
+        name="H100", major=9, minor=0, total_memory=2**36, multi_processor_count=132
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: card)
+    assert run(["env"]) == 0
+    printed = capsys.readouterr().out
+    assert "cuda:1" in printed
+    assert "NVRTC cannot compile" in printed
+    gpu.cuda.nvrtc.bad_source = False
+    assert run(["env"]) == 0
+    assert "kmedoids.cu: nvrtc" in capsys.readouterr().out
 
 
 def test_env_says_what_is_there_and_what_is_missing(capsys):
@@ -206,10 +316,12 @@ def test_env_says_what_is_there_and_what_is_missing(capsys):
 
 
 def test_wheels_hold_the_sources(tmp_path, monkeypatch):
-    import subprocess
-    import zipfile
-
-    root = sources.folder().parent
+    # Of a copy, so that nothing is left in the checkout, nor taken from it.
+    root = tmp_path / "checkout"
+    left_out = shutil.ignore_patterns(
+        ".*", "*.egg-info", "__pycache__", "build", "runs", "tests", "bench"
+    )
+    shutil.copytree(sources.folder().parent, root, ignore=left_out)
     monkeypatch.setenv("ACTPRUNE_GPU_NVCC", "0")
     options = ["--no-deps", "--no-build-isolation", "--quiet", "-w", str(tmp_path)]
     command = [sys.executable, "-m", "pip", "wheel", *options, str(root)]

@@ -45,6 +45,9 @@ def prune_command(
     round_to: Annotated[int, typer.Option(help="Keep multiples of this many channels.")] = 1,
     min_channels: Annotated[int, typer.Option(help="No layer keeps fewer.")] = 2,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    engine: Annotated[
+        str, typer.Option(help="t-SNE: exact; tsnecuda or cuml, approximate, not reproducible.")
+    ] = "exact",
     split: Annotated[str, typer.Option(help="Split to gather activations from.")] = "train",
     val_split: Annotated[str, typer.Option(help="Split to measure mAP on.")] = "val",
     images: Annotated[int | None, typer.Option(help="Gather from this many images. [all]")] = None,
@@ -64,7 +67,15 @@ def prune_command(
 ) -> None:
     """Prune a YOLO detection model: gather activations, select channels, zero the rest."""
     config = _config(
-        preset, criterion, weight, budget, round_to=round_to, min_channels=min_channels, seed=seed
+        preset,
+        criterion,
+        weight,
+        budget,
+        round_to=round_to,
+        min_channels=min_channels,
+        seed=seed,
+        engine=engine,
+        **({"init": "random"} if engine == "cuml" else {}),
     )
     from .. import yolo
     from ..devices import resolve_device

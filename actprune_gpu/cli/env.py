@@ -13,6 +13,7 @@ _PACKAGES = (
     *("actprune_gpu", "torch", "numpy", "numba", "kneed", "safetensors", "ultralytics"),
     *("cupy-cuda13x", "cupy-cuda12x", "tsnecuda"),
 )
+_WIDTH = 160
 _OPTIONAL = {
     "ultralytics": "pip install 'actprune_gpu[yolo]', for YOLO models",
     "cupy-cuda13x": "pip install 'actprune_gpu[cuda13]', for GPUs with CUDA 13",
@@ -23,15 +24,17 @@ _OPTIONAL = {
 
 def env_command() -> None:
     """Print versions, devices and kernels, and what is missing with the command that fixes it."""
-    console = Console(soft_wrap=True)
+    # Wide, so that commands are not broken up and can be copied.
+    console = Console(width=_WIDTH, soft_wrap=True)
     console.print(_packages())
+    console.print()
     console.print(_devices())
 
 
 def _packages() -> Table:
     import torch
 
-    table = Table("package", "version", "note", title="Packages")
+    table = Table("package", "version", "note", box=None, pad_edge=False)
     table.add_row("python", platform.python_version(), platform.platform())
     for name in _PACKAGES:
         try:
@@ -47,7 +50,7 @@ def _devices() -> Table:
 
     from ..devices import cuda_fault
 
-    table = Table("device", "what", "kernels", title="Devices")
+    table = Table("device", "what", "kernels", box=None, pad_edge=False)
     table.add_row("cpu", f"{torch.get_num_threads()} threads", "Numba, compiled when first used")
     if not torch.cuda.is_available():
         table.add_row("cuda", "none", escape(cuda_fault(None) or ""))
@@ -63,9 +66,12 @@ def _devices() -> Table:
 
 
 def _kernels(index: int) -> str:
-    """Load all kernels on a device and say from where."""
+    """Load all kernels on a device and say from where, or why they cannot be loaded."""
     from ..backends.cuda import sources
     from ..backends.cuda.cupy_launcher import CupyLauncher
 
-    launcher = CupyLauncher(index)
-    return ", ".join(f"{file}: {launcher.load(file)}" for file in sources.files())
+    try:
+        launcher = CupyLauncher(index)
+        return ", ".join(f"{file}: {launcher.load(file)}" for file in sources.files())
+    except Exception as error:  # this command is for those with whom something does not work
+        return "cannot be loaded: " + " ".join(str(error).split())

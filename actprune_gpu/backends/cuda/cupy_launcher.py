@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...errors import InputError
-from . import binaries, sources
+from . import binaries, nvrtc, sources
 from .launch import Argument
 
 _log = logging.getLogger(__name__)
-_PLAIN_SHARED = 48 * 1024  # bytes that a block can have without being allowed to
+
+
+class _Stream(NamedTuple):
+    """What CuPy reads of a stream; its `ExternalStream` warns at every launch, being deprecated."""
+
+    ptr: int
 
 
 class CupyLauncher:
     """Implements `actprune_gpu.backends.cuda.launch.Launcher` for one device.
 
     Binaries made ahead of time are preferred; where there are none, or the driver does not take
-    them, NVRTC compiles the sources for the card at hand, which CuPy caches on disk. Threads may
-    launch at once, each on its current stream.
+    them, NVRTC compiles the sources for the card at hand. Threads may launch at once, each on its
+    current stream.
 
     Args:
         index: Number of the device.
@@ -40,12 +47,15 @@ class CupyLauncher:
 
         self._cupy = cupy
         self.device = torch.device("cuda", index)
-        attributes = cupy.cuda.Device(index).attributes
+        card = cupy.cuda.Device(index)
+        attributes = card.attributes
+        self._capability = int(card.compute_capability)
         self.n_multiprocessors = int(attributes["MultiProcessorCount"])
         self.shared_memory = int(attributes["MaxSharedMemoryPerBlockOptin"])
         self.loaded: dict[str, str] = {}
         self._kernels: dict[str, Any] = {}
         self._modules: dict[str, Any] = {}
+        self._granted: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def launch(
@@ -60,35 +70,37 @@ class CupyLauncher:
         """Start a kernel on the current torch stream of the device."""
         values = tuple(self._value(kernel, argument) for argument in arguments)
         stream = torch.cuda.current_stream(self.device).cuda_stream
-        with self._cupy.cuda.Device(self.device.index):
+        with self._on_device():
             function = self._kernel(kernel, shared).kernel
             function(
                 grid if isinstance(grid, tuple) else (grid,),
                 (block,),
                 values,
                 shared_mem=shared,
-                stream=self._cupy.cuda.ExternalStream(stream, self.device.index),
+                stream=_Stream(stream),
                 enable_cooperative_groups=cooperative,
             )
 
     def resident_blocks(self, kernel: str, block: int, shared: int = 0) -> int:
         """Return how many blocks of a cooperative launch fit on the device at once."""
-        with self._cupy.cuda.Device(self.device.index):
+        with self._on_device():
             pointer = self._kernel(kernel, shared).kernel.ptr
             driver = self._cupy.cuda.driver
             blocks = driver.occupancyMaxActiveBlocksPerMultiprocessor(pointer, block, shared)
-        if blocks == 0:
-            raise InputError(
-                f"{kernel} needs {shared} bytes of shared memory for a block of {block} threads, "
-                f"{self.device} has {self.shared_memory}: use fewer points"
-            )
         return int(blocks) * self.n_multiprocessors
 
     def load(self, file: str) -> str:
         """Load a source's kernels and return what they were loaded from."""
-        with self._cupy.cuda.Device(self.device.index), self._lock:
+        with self._on_device(), self._lock:
             self._module(file)
         return self.loaded[file]
+
+    @contextmanager
+    def _on_device(self) -> Iterator[None]:
+        with self._cupy.cuda.Device(self.device.index) as device:
+            # Calls to the driver need the device's context, which a new thread has only after this.
+            device.use()
+            yield
 
     def _value(self, kernel: str, argument: Argument) -> np.generic:
         if not isinstance(argument, Tensor):
@@ -103,8 +115,15 @@ class CupyLauncher:
             if name not in self._kernels:
                 self._kernels[name] = self._module(sources.file_of(name)).get_function(name)
             kernel = self._kernels[name]
-            if shared > _PLAIN_SHARED and kernel.max_dynamic_shared_size_bytes < shared:
-                kernel.max_dynamic_shared_size_bytes = shared
+            # Without being asked, a kernel gets 48 KiB, less what it declares itself.
+            if shared > self._granted.get(name, 0):
+                needed = shared + kernel.shared_size_bytes
+                if needed > self.shared_memory:
+                    raise InputError(
+                        f"{name} needs {needed} bytes of shared memory for a block, {self.device} "
+                        f"has {self.shared_memory}: use fewer points"
+                    )
+                kernel.max_dynamic_shared_size_bytes = self._granted[name] = shared
         return kernel
 
     def _module(self, file: str) -> Any:
@@ -127,8 +146,7 @@ class CupyLauncher:
         return module
 
     def _from_source(self, file: str) -> Any:
-        options = binaries.OPTIONS
-        module = self._cupy.RawModule(code=sources.text(file), options=options, backend="nvrtc")
+        module = self._cupy.RawModule(path=str(nvrtc.compiled(file, self._capability)))
         module.compile()
         self.loaded[file] = "nvrtc"
         return module

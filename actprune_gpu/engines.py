@@ -1,0 +1,107 @@
+"""Other people's t-SNE on the GPU: approximate, and not reproducible from run to run.
+
+They are imported only when asked for, and whatever goes wrong in them becomes one line.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import BackendUnavailableError, InputError
+
+Engine = Literal["exact", "tsnecuda", "cuml"]
+_MODULES = {"tsnecuda": "tsnecuda", "cuml": "cuml.manifold"}
+_INSTALL = {
+    "tsnecuda": "install it with conda for your CUDA version (its wheels need CUDA 10.2 and MKL)",
+    "cuml": "install it from RAPIDS for your CUDA version",
+}
+_NEIGHBOURS = 32
+
+
+def require_engine(engine: str) -> None:
+    """Raise unless a t-SNE engine can be imported.
+
+    Raises:
+        InputError: If there is no such engine.
+        BackendUnavailableError: If it cannot be imported; the message says why and what to do.
+    """
+    if engine != "exact":
+        _class_of(engine)
+
+
+def embed(
+    engine: str,
+    rows: Tensor,
+    initial: Tensor,
+    *,
+    perplexity: float,
+    n_iter: int,
+    early_exaggeration: float,
+    learning_rate: float,
+    seed: int,
+) -> Tensor:
+    """Embed ``rows [N, F]`` in the plane with another engine.
+
+    tsnecuda starts from ``initial [N, 2]`` and has no seed; cuml starts from a random place that
+    ``seed`` gives, without promising the same result for it.
+
+    Returns:
+        ``[N, 2]`` float32 on the device of ``rows``.
+
+    Raises:
+        BackendUnavailableError: If the engine fails, or gives something else than an embedding.
+    """
+    n = rows.shape[0]
+    made = _class_of(engine)
+    options: dict[str, Any] = {
+        "n_components": 2,
+        "perplexity": perplexity,
+        "early_exaggeration": early_exaggeration,
+        "learning_rate": learning_rate,
+    }
+    data, start = (value.float().cpu().numpy() for value in (rows, initial))
+    neighbours = min(n - 1, max(_NEIGHBOURS, int(3 * perplexity)))
+    arguments: tuple[Any, ...] = (data,)
+    if engine == "tsnecuda":
+        options |= {"n_iter": n_iter, "num_neighbors": neighbours}
+        options["device"] = rows.device.index or 0
+        arguments = (data, start)
+    else:
+        # Newer versions name the iterations as scikit-learn does.
+        names = inspect.signature(made).parameters
+        options["max_iter" if "max_iter" in names else "n_iter"] = n_iter
+        options |= {"n_neighbors": neighbours, "init": "random", "random_state": seed}
+    result = _call(engine, lambda: made(**options).fit_transform(*arguments))
+    found = torch.from_numpy(np.array(getattr(result, "get", lambda: result)(), np.float32))
+    if list(found.shape) != [n, 2] or not bool(torch.isfinite(found).all()):
+        raise BackendUnavailableError(
+            f"engine {engine!r} gave no finite embedding [{n}, 2], got {list(found.shape)}: "
+            "use engine 'exact'"
+        )
+    return found.to(rows.device)
+
+
+def _class_of(engine: str) -> Callable[..., Any]:
+    if engine not in _MODULES:
+        raise InputError(f"engine must be 'exact', 'tsnecuda' or 'cuml', got {engine!r}")
+    found: Callable[..., Any] = _call(
+        engine, lambda: importlib.import_module(_MODULES[engine]).TSNE
+    )
+    return found
+
+
+def _call(engine: str, function: Callable[[], Any]) -> Any:
+    try:
+        return function()
+    except Exception as error:  # whatever they raise: ImportError, OSError, CUDA's own
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise BackendUnavailableError(
+            f"engine {engine!r} cannot be used ({cause}): {_INSTALL[engine]}, or use engine 'exact'"
+        ) from None

@@ -1,0 +1,110 @@
+"""No kernel has a race, and what the emulator knows of barriers would show if one were missing."""
+
+import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from emulator.launcher import EmulatedLauncher
+from emulator.mutants import mutants, noticed_by
+from helpers import random_moments
+
+from actprune_gpu.backends.cpu import CpuBackend
+from actprune_gpu.backends.cuda import CudaBackend
+from actprune_gpu.separability import class_statistics
+
+CPU = CpuBackend()
+SECONDS_TO_END = 60
+STATISTICS = class_statistics(random_moments(11, 6))[0]
+SQUARED = CPU.separability_distances(STATISTICS).squared
+POINTS = torch.rand((7, 2), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+MEDOIDS = torch.tensor([0, 2, 5])
+
+
+def equal(kernel, *arguments):
+    def check(launcher):
+        ours = getattr(CudaBackend(launcher), kernel)(*arguments)
+        theirs = getattr(CPU, kernel)(*arguments)
+        assert str(ours) == str(theirs)
+
+    return check
+
+
+def check_affinities(launcher):
+    equal("affinities", SQUARED, 3.0)(launcher)
+
+
+def check_axes(launcher):
+    equal("principal_axes", SQUARED)(launcher)
+
+
+def check_tsne(launcher):
+    start = CPU.principal_axes(SQUARED)
+    equal("tsne", CPU.affinities(SQUARED, 3.0), start, 4, 12.0, [5.0, 50.0])(launcher)
+
+
+def check_sweep(launcher):
+    equal("kmedoids_sweep", [POINTS])(launcher)
+
+
+def check_silhouette(launcher):
+    equal("simplified_silhouette", POINTS, MEDOIDS)(launcher)
+
+
+def check_separability(launcher):
+    equal("separability_distances", STATISTICS)(launcher)
+
+
+CHECKS = {
+    "affinities.cu": check_affinities,
+    "principal_axes.cu": check_axes,
+    "tsne.cu": check_tsne,
+    "kmedoids.cu": check_sweep,
+    "silhouette.cu": check_silhouette,
+    "separability.cu": check_separability,
+}
+
+
+@pytest.mark.parametrize("file", CHECKS)
+def test_no_races(file):
+    CHECKS[file](EmulatedLauncher(race=True, seed=3, preempt=True))
+
+
+def noticed(mutant):
+    """What notices a mutant: the race detector, or else one of four schedules."""
+    check = CHECKS[mutant.file]
+    return noticed_by(mutant, check, seeds=()) or noticed_by(mutant, check)
+
+
+def try_all(tried):
+    """What notices each mutant, in a process that can be stopped: some never end."""
+    pool, found = None, []
+    for mutant in tried:
+        pool = pool or multiprocessing.get_context("spawn").Pool(1)
+        try:
+            found.append(pool.apply_async(noticed, (mutant,)).get(SECONDS_TO_END))
+        except multiprocessing.TimeoutError:
+            pool.terminate()
+            pool = None
+            found.append(["does not end"])
+    if pool:
+        pool.terminate()
+    return found
+
+
+def test_missing_barriers_are_noticed():
+    # A header's barriers are taken out in the file that needs all of them.
+    needs = {"grid.cuh": "principal_axes.cu", "warp.cuh": "kmedoids.cu"}
+    tried = [
+        mutant
+        for file in CHECKS
+        for mutant in mutants(file)
+        if needs.get(mutant.place.split(":")[0], file) == file
+    ]
+    with ThreadPoolExecutor(2) as threads:
+        halves = list(threads.map(try_all, (tried[::2], tried[1::2])))
+    found = zip(tried[::2] + tried[1::2], halves[0] + halves[1], strict=True)
+    survivors = [f"{mutant.place} {mutant.barrier}" for mutant, notices in found if not notices]
+    assert len(tried) >= 18
+    assert len(survivors) <= len(tried) * 3 // 18, survivors
+    print(f"{len(tried)} mutants, not noticed: {survivors}")
