@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+
+import torch
 
 from .arrays import Array
 from .backends import backend_of
@@ -22,6 +26,8 @@ def select_layers(
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, ChannelSelection]:
     """Select the channels of several layers, each by itself, on all cores at once.
+
+    Layers whose moments lie on several devices are selected on these at the same time.
 
     Args:
         moments: Class moments by layer.
@@ -52,16 +58,30 @@ def select_layers(
         except InputError as error:
             raise InputError(f"layer {name}: {error}") from None
 
-    # The largest first: no core is left with a large layer at the end.
-    names = sorted(moments, key=lambda name: -moments[name].n_channels)
-    backend = backend_of(moments[names[0]].count)
-    candidates = dict(zip(names, backend.map(prepare_layer, names), strict=True))
-    embedded = {name: layer.embedded for name, layer in candidates.items() if layer.embedded}
-    points = [result.embedding for result in embedded.values()]
-    sweeps = dict(zip(embedded, kmedoids_sweeps(points), strict=True))
-    selections = {}
-    for name in moments:
-        selections[name] = finish(candidates[name], sweeps.get(name))
-        if progress:
-            progress(len(selections), len(names))
-    return selections
+    def select(names: list[str]) -> dict[str, ChannelSelection]:
+        """Select layers whose moments are on one device."""
+        # The largest first: no core is left with a large layer at the end.
+        names = sorted(names, key=lambda name: -moments[name].n_channels)
+        backend = backend_of(moments[names[0]].count)
+        candidates = dict(zip(names, backend.map(prepare_layer, names), strict=True))
+        embedded = {name: layer.embedded for name, layer in candidates.items() if layer.embedded}
+        points = [result.embedding for result in embedded.values()]
+        sweeps = dict(zip(embedded, kmedoids_sweeps(points), strict=True))
+        selected = {}
+        for name in names:
+            selected[name] = finish(candidates[name], sweeps.get(name))
+            if progress:
+                progress(next(done), len(moments))
+        return selected
+
+    done = count(1)
+    by_device: dict[torch.device, list[str]] = {}
+    for name, layer in moments.items():
+        by_device.setdefault(layer.count.device, []).append(name)
+    groups = list(by_device.values())
+    selections: dict[str, ChannelSelection] = {}
+    with ThreadPoolExecutor(len(groups)) as pool:
+        # A single device is served from this thread, whose number of threads the user may have set.
+        for selected in map(select, groups) if len(groups) == 1 else pool.map(select, groups):
+            selections |= selected
+    return {name: selections[name] for name in moments}

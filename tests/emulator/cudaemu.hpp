@@ -62,10 +62,6 @@ T from_bits(uint64_t bits) {
   return value;
 }
 
-inline void sync_warp(const Site* site, unsigned mask = ~0u) {
-  exchange(mask, 0, "__syncwarp", site);
-}
-
 // A lane's value as `source` gave it; the lane's own one where there is no such source.
 template <typename T>
 T shuffle(const Site* site, unsigned mask, T value, int source, bool exists) {

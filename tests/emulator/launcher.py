@@ -12,7 +12,7 @@ from torch import Tensor
 
 from actprune_gpu.backends.cuda import sources
 
-from .module import EmulatorError, Module, kernels_in, misfit
+from .module import MAX_SECONDS, EmulatorError, Module, kernels_in, misfit
 
 
 class EmulatedLauncher:
@@ -27,7 +27,9 @@ class EmulatedLauncher:
         preempt: Whether to change threads at atomics, too.
         n_multiprocessors: Of the device.
         shared_memory: Bytes of dynamic shared memory that a block can have at most.
+        memory: Bytes that are free, as far as the backend can tell.
         texts: Sources that replace or join those of csrc/, by file.
+        seconds: After which a launch fails.
 
     Attributes:
         launches: How often each kernel was started.
@@ -41,15 +43,22 @@ class EmulatedLauncher:
         preempt: bool = False,
         n_multiprocessors: int = 3,
         shared_memory: int = 227 * 1024,
+        memory: int = 1 << 40,
         texts: Mapping[str, str] | None = None,
+        seconds: float = MAX_SECONDS,
     ) -> None:
         self.device = torch.device("cpu")
         self.n_multiprocessors = n_multiprocessors
         self.shared_memory = shared_memory
+        self.memory = memory
         self.launches: Counter[str] = Counter()
-        self._race, self._seed, self._preempt = race, seed, preempt
+        self._race, self._seed, self._preempt, self._seconds = race, seed, preempt, seconds
         self._texts = dict(texts or {})
         self._modules: dict[str, Module] = {}
+
+    def free_bytes(self) -> int:
+        """Return how many bytes of memory there are."""
+        return self.memory
 
     def resident_blocks(self, kernel: str, block: int, shared: int = 0) -> int:
         """Return a number that makes cooperative kernels use several blocks."""
@@ -93,6 +102,7 @@ class EmulatedLauncher:
             cooperative=cooperative,
             preempt=self._preempt,
             seed=self._seed,
+            seconds=self._seconds,
         )
         guarded.write_back()
 

@@ -33,6 +33,7 @@ _FAST = ["-O2", "-g1", "-march=native", "-fsanitize=bounds,alignment"]
 _RACE = ["-O1", "-g1", "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0"]
 _KERNEL = re.compile(r"__global__ void\s+(?:__launch_bounds__\s*\(([^)]*)\)\s*)?(\w+)\s*\(")
 _MAX_THREADS, _MAX_GRID_Y = 1024, 65535
+MAX_SECONDS = 300.0  # of a launch: far more than any test needs
 _LOCK = threading.Lock()  # a launch is for one thread at a time
 
 
@@ -148,7 +149,7 @@ class Module:
         library.emu_launch.restype = ctypes.c_char_p
         library.emu_launch.argtypes = [
             *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t),
-            *(ctypes.c_bool, ctypes.c_bool, ctypes.c_uint64),
+            *(ctypes.c_bool, ctypes.c_bool, ctypes.c_uint64, ctypes.c_double),
         ]
         # A process can have so many maps of memory, and every stack is two.
         weakref.finalize(self, library.emu_release_stacks)
@@ -185,6 +186,7 @@ class Module:
         cooperative: bool = False,
         preempt: bool = False,
         seed: int = 0,
+        seconds: float = MAX_SECONDS,
     ) -> None:
         """Run a kernel to its end.
 
@@ -197,6 +199,7 @@ class Module:
             cooperative: Whether all blocks are resident at once.
             preempt: Whether to change threads at atomics, too.
             seed: Of the schedule; 0 takes blocks and threads in order.
+            seconds: After which the launch fails at a barrier, warp operation or atomic.
 
         Raises:
             EmulatorError: If the kernel did what is not allowed; the message says where.
@@ -216,7 +219,7 @@ class Module:
                 self._library[f"emu_call_{kernel}"],
                 pointers,
                 (ctypes.c_uint * 6)(*shape),
-                *(shared, cooperative, preempt, seed),
+                *(shared, cooperative, preempt, seed, seconds),
             ).decode()
             found = ctypes.POINTER(_Race)()
             races = found[: self._library.emu_races(ctypes.byref(found))]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from actprune_gpu.backends.cuda import sources
 
 from .launcher import EmulatedLauncher
-from .module import EmulatorError, RaceError
+from .module import EmulatorError
 
 _BARRIER = re.compile(r"\b(?:__syncthreads|__syncwarp|__threadfence|grid_barrier)\([^;{]*\);")
 _LINE = re.compile(r'#line (\d+) "(.*)"')
@@ -51,27 +51,28 @@ def mutants(file: str) -> list[Mutant]:
     return found
 
 
-def noticed_by(mutant: Mutant, check: Check, seeds: Iterable[int] = range(4)) -> list[str]:
+def noticed_by(
+    mutant: Mutant, check: Check, seeds: Iterable[int] = range(4), seconds: float = 10.0
+) -> list[str]:
     """Return what notices a mutant, nothing if it survives.
 
     Args:
         mutant: The mutant.
         check: What the tests do; small, as it runs with the race detector, too.
-        seeds: Schedules to try.
+        seeds: Schedules to try besides the race detector, which notices most.
+        seconds: After which a launch counts as an error: without a barrier it may never end.
 
     Returns:
-        Words such as ``"wrong, seed 2"``, ``"error, seed 0"`` and ``"race"``.
+        Words such as ``"race build: RaceError"`` and ``"seed 2: wrong"``.
     """
-    tried = [(f"seed {seed}", {"seed": seed, "preempt": seed > 0}) for seed in seeds]
-    tried.append(("race build", {"race": True, "seed": 1}))
     noticed = []
-    for name, options in tried:
+    tried = {f"seed {seed}": {"seed": seed, "preempt": seed > 0} for seed in seeds}
+    for name, options in ({"race build": {"race": True, "seed": 1}} | tried).items():
+        launcher = EmulatedLauncher(texts={mutant.file: mutant.text}, seconds=seconds, **options)
         try:
-            check(EmulatedLauncher(texts={mutant.file: mutant.text}, **options))
+            check(launcher)
         except AssertionError:
-            noticed.append(f"wrong, {name}")
-        except RaceError:
-            noticed.append("race")
-        except EmulatorError:
-            noticed.append(f"error, {name}")
+            noticed.append(f"{name}: wrong")
+        except EmulatorError as error:
+            noticed.append(f"{name}: {type(error).__name__}")
     return noticed

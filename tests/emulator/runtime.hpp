@@ -37,6 +37,7 @@ int sync_block(const Site* site, int vote);
 
 // Waits for the lanes of mask; returns the bits that each of them gave, by lane.
 const uint64_t* exchange(unsigned mask, uint64_t bits, const char* what, const Site* site);
+void sync_warp(const Site* site, unsigned mask = ~0u);
 
 // Every atomic operation is between these two. The caller is an address in the kernel's code.
 void before_atomic(void* address, size_t n_bytes, void* caller);

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <chrono>
 #include <numeric>
 
 #include "state.hpp"
@@ -19,15 +20,20 @@ std::string error;
 
 namespace {
 
+using Time = std::chrono::steady_clock::time_point;
+
 constexpr size_t kStackBytes = 128 << 10, kPageBytes = 4096;
 // Rounds in which all threads only spin: many, as a kernel may well count some.
 constexpr int kMaxIdleRounds = 20000;
 constexpr int kMaxIdleAtomics = 1000;
+constexpr unsigned kClockEvery = 1024;  // switches, as looking at the clock costs more than one
 
 Context scheduler;
 std::vector<char*> stacks;  // kept for the next launch
 uint64_t random_state;      // 0: in order
 bool spun;                  // the running fiber went off in a spin loop
+Time deadline;
+unsigned n_switches;
 
 #if defined(__x86_64__)
 // Saves what the ABI wants preserved on the stack, and goes on on another one.
@@ -131,6 +137,22 @@ Group& join(unsigned mask, const char* what, const Site* site) {
   return group;
 }
 
+// Waits for the lanes of mask. Of all warp operations only __syncwarp orders memory.
+const uint64_t* meet(unsigned mask, uint64_t bits, const char* what, const Site* site,
+                     bool orders) {
+  Group& group = join(mask, what, site);
+  uint64_t* slots = group.slots[group.filling];
+  slots[current()->lane] = bits;
+  if (group.arrived == mask) {
+    if (orders) order_lanes(group.waiting);
+    group.arrived = 0;
+    group.filling ^= 1;
+    wake(group.waiting);
+  }
+  wait_in(what, site);
+  return slots;
+}
+
 void thread_exits() {
   Fiber& fiber = *current();
   fiber.exited = true;
@@ -205,6 +227,9 @@ bool run(Block& block) {
     here = fiber;
     switch_context(&scheduler, &fiber->context);
     here = nullptr;
+    if (++n_switches % kClockEvery == 0 && std::chrono::steady_clock::now() > deadline) {
+      error = "the kernel did not end in the time that it has";
+    }
     if (!spun) {
       spins = 0;
       progress = true;
@@ -309,18 +334,10 @@ int sync_block(const Site* site, int vote) {
 }
 
 const uint64_t* exchange(unsigned mask, uint64_t bits, const char* what, const Site* site) {
-  Group& group = join(mask, what, site);
-  uint64_t* slots = group.slots[group.filling];
-  slots[current()->lane] = bits;
-  if (group.arrived == mask) {
-    order_lanes(group.waiting);
-    group.arrived = 0;
-    group.filling ^= 1;
-    wake(group.waiting);
-  }
-  wait_in(what, site);
-  return slots;
+  return meet(mask, bits, what, site, false);
 }
+
+void sync_warp(const Site* site, unsigned mask) { meet(mask, 0, "__syncwarp", site, true); }
 
 void spin() {
   spun = true;
@@ -362,12 +379,15 @@ extern "C" {
 
 // Runs a kernel on grid (shape[0..2]) and block (shape[3..5]); returns the error, or "".
 const char* emu_launch(void (*kernel)(void**), void** arguments, const unsigned* shape,
-                       size_t shared, bool cooperative, bool preempt, uint64_t seed) {
+                       size_t shared, bool cooperative, bool preempt, uint64_t seed,
+                       double seconds) {
   using namespace emu;
   launch = {kernel, arguments, shared, cooperative, preempt};
   grid_shape = {shape[0], shape[1], shape[2]};
   block_shape = {shape[3], shape[4], shape[5]};
   random_state = seed * 0x9E3779B97F4A7C15u;  // spread over all bits; 0 stays 0
+  const std::chrono::duration<double> limit(seconds);
+  deadline = std::chrono::steady_clock::now() + std::chrono::duration_cast<Time::duration>(limit);
   error.clear();
   FaultHandler handler;
   run_grid();

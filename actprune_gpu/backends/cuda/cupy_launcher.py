@@ -89,6 +89,12 @@ class CupyLauncher:
             blocks = driver.occupancyMaxActiveBlocksPerMultiprocessor(pointer, block, shared)
         return int(blocks) * self.n_multiprocessors
 
+    def free_bytes(self) -> int:
+        """Return how many bytes can still be had: free ones, and those that PyTorch keeps ready."""
+        free, _ = torch.cuda.mem_get_info(self.device)
+        ready = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return int(free + ready)
+
     def load(self, file: str) -> str:
         """Load a source's kernels and return what they were loaded from."""
         with self._on_device(), self._lock:

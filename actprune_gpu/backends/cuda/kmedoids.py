@@ -14,6 +14,7 @@ from ...errors import InputError
 from ..plane import ONE_CHAIN, distance_unit, segments, spatial_order
 from ..protocol import Sweep
 from .launch import Launcher
+from .memory import fits, require
 
 _MAX_POINTS = 16384
 _LANES = 32
@@ -229,10 +230,29 @@ def _words(flags: Tensor) -> Tensor:
     return torch.where(words < 2**31, words, words - 2**32).int()
 
 
+def _bytes(n: int) -> int:
+    """Return what a problem takes: distances, results, starts, and room for its chains."""
+    n_words = -(-n // _LANES)
+    return n * n * 4 + 3 * n * (n_words * 4 + 24) + 2 * len(segments(n, 2)) * n * _room_bytes(n)
+
+
 def kmedoids_sweep(launcher: Launcher, points: Sequence[Tensor]) -> list[Sweep]:
-    largest = max(len(values) for values in points)
-    if largest > _MAX_POINTS:
-        raise InputError(f"points must be at most {_MAX_POINTS} on a GPU, got {largest}")
+    batch: list[Tensor] = []
+    sweeps: list[Sweep] = []
+    for values in points:
+        n = len(values)
+        if n > _MAX_POINTS:
+            raise InputError(f"points must be at most {_MAX_POINTS} on a GPU, got {n}")
+        require(launcher, _bytes(n), f"the k-medoids sweep of {n} points")
+        if not fits(launcher, sum(_bytes(len(other)) for other in [*batch, values])):
+            sweeps += _sweep(launcher, batch)
+            batch = []
+        batch.append(values)
+    return sweeps + _sweep(launcher, batch)
+
+
+def _sweep(launcher: Launcher, points: Sequence[Tensor]) -> list[Sweep]:
+    """Sweep several problems at once."""
     sweeps = _Sweeps(launcher, points)
     starts: list[Tensor] = []
     n_words = 0

@@ -48,3 +48,6 @@ class Launcher(Protocol):
 
     def resident_blocks(self, kernel: str, block: int, shared: int = 0) -> int:
         """Return how many blocks of a cooperative launch fit on the device at once."""
+
+    def free_bytes(self) -> int:
+        """Return how many bytes of the device's memory can still be had."""

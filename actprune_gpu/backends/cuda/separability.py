@@ -9,10 +9,12 @@ from torch import Tensor
 from ..protocol import SEPARABILITY_STEP, ClassStatistics, SeparabilityDistances
 from ..rows import count_pairs, distances_by_tile
 from .launch import Launcher
+from .memory import fits, require
 
 _BLOCK = 256
 _MAX_ROWS = 64  # of blocks; each does the channels that are so many apart
 _TILE_BYTES = 1 << 28  # of float64 separability held at a time
+_LEAST_TILE_BYTES = 1 << 22
 
 
 def _tile(
@@ -42,6 +44,7 @@ def _tile(
 
 def jeffries_matusita(launcher: Launcher, statistics: ClassStatistics) -> Tensor:
     shape = (statistics.mean.shape[0], count_pairs(statistics))
+    require(launcher, 4 * shape[0] * shape[1], f"a separability matrix {list(shape)}")
     out = statistics.mean.new_empty(shape, dtype=torch.float32)
     return _tile(launcher, "jeffries_matusita", statistics, 0, SEPARABILITY_STEP, out)
 
@@ -53,4 +56,11 @@ def separability_distances(
         out = statistics.mean.new_empty((statistics.mean.shape[0], width))
         return _tile(launcher, "jeffries_matusita_steps", statistics, start, 1.0, out)
 
-    return distances_by_tile(statistics, tile, _TILE_BYTES)
+    n_channels = statistics.mean.shape[0]
+    # The products, their copy while distances are made of them, and a tile as large as fits.
+    products = 2 * 8 * n_channels**2
+    tile_bytes = _TILE_BYTES
+    while tile_bytes > _LEAST_TILE_BYTES and not fits(launcher, products + 2 * tile_bytes):
+        tile_bytes //= 2
+    require(launcher, products + 2 * tile_bytes, f"the separability of {n_channels} channels")
+    return distances_by_tile(statistics, tile, tile_bytes)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .launch import Launcher
+from .memory import require
 
 _LANES = 32
 _BLOCK = 256
@@ -24,6 +25,7 @@ def _blocks(n_rows: int, block: int) -> int:
 
 def affinities(launcher: Launcher, squared: Tensor, perplexity: float) -> Tensor:
     n = squared.shape[0]
+    require(launcher, 3 * 4 * n * n, f"the affinities of {n} points")
     conditional = squared.new_empty((n, n), dtype=torch.float32)
     launcher.launch(
         "conditional_probabilities",
