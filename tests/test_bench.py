@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from actprune_gpu.bench.__main__ import app
 from actprune_gpu.bench.cases import OURS, Case, Contender
@@ -16,11 +18,12 @@ from actprune_gpu.bench.timing import Ceilings
 from actprune_gpu.cli.main import run
 
 CEILINGS = Ceilings(1e10, 1e11, 5e10)
+SETTINGS = {"with_peers": True, "ceilings": CEILINGS, "device": torch.device("cpu")}
 FIELDS = set(Row("", 0, "").as_dict())
 
 
 def rows_of(case, **options):
-    settings = {"repeats": 2, "with_peers": True, "ceilings": CEILINGS} | options
+    settings = {"repeats": 2} | SETTINGS | options
     return {row.contender: row for row in run_case("case", 8, case, **settings)}
 
 
@@ -75,13 +78,30 @@ def test_small_cases_do_equal_work(name):
     pytest.importorskip("openTSNE")
     pytest.importorskip("sklearn")
     size = {"gather": 3, "layers": 4, "tsne": 64}.get(name, 24)
-    rows = list(
-        run_case(name, size, CASES[name].make(size), repeats=1, with_peers=True, ceilings=CEILINGS)
-    )
+    rows = list(run_case(name, size, CASES[name].make(size), repeats=1, **SETTINGS))
     assert len(rows) >= 2
     for row in rows:
         assert row.ok, row
         assert row.p50 > 0
+
+
+@pytest.mark.parametrize("name", ["separability", "tsne", "sweep", "selection", "layers"])
+def test_the_work_on_a_device_is_compared_with_that_on_the_cpu(name):
+    case = CASES[name].make(4 if name == "layers" else 20)
+    elsewhere = case.on_device(torch.device("cpu"))
+    assert case.fault(case.contenders[OURS].run(), elsewhere()) == ""
+
+
+def test_a_device_is_a_contender_that_is_waited_for(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    device = torch.device("cuda", 1)
+    case = doubles()
+    case = replace(case, on_device=lambda where: case.contenders[OURS].run)
+    rows = rows_of(case, device=device, with_peers=False)
+    assert set(rows) == {OURS, f"{OURS} on cuda:1"}
+    assert waited == [device] * 3
+    assert rows[f"{OURS} on cuda:1"].ratio > 0
 
 
 def test_yolov8n_has_its_widths():
@@ -114,7 +134,7 @@ def test_command_writes_rows_and_plot(tmp_path):
     [
         (["--case", "magic"], ["case", "separability", "magic"]),
         (["--case", "sweep:two"], ["size", "sweep:two"]),
-        (["--device", "cuda"], ["device", "cpu", "cuda"]),
+        (["--device", "gpu"], ["device", "cpu", "cuda"]),
         (["--repeats", "-1"], ["repeats", "-1"]),
         (["--plot", "plot.doc"], ["plot", ".png", "plot.doc"]),
     ],

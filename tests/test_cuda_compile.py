@@ -33,11 +33,10 @@ def test_nvrtc_compiles_the_texts_without_fused_multiply_adds(major, file):
     library = nvrtc.find(major)
     if library is None:
         pytest.skip(f"NVRTC {major} is not installed")
-    for sm in (80, 90):
-        options = [*binaries.OPTIONS, f"--gpu-architecture=compute_{sm}"]
-        ptx = nvrtc.compile_ptx(library, sources.text(file), file, options)
-        assert set(re.findall(r"\.entry (\w+)", ptx)) == set(sources.kernels(file))
-        assert not re.search(r"\bfma\.|\.approx|\.ftz", ptx)
+    options = [*binaries.OPTIONS, "--gpu-architecture=compute_80"]
+    ptx = nvrtc.compile_ptx(library, sources.text(file), file, options)
+    assert set(re.findall(r"\.entry (\w+)", ptx)) == set(sources.kernels(file))
+    assert not re.search(r"\bfma\.|\.approx|\.ftz", ptx)
 
 
 def test_every_kernel_is_in_one_file():

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from ..cli.main import run
-from ..errors import BackendUnavailableError, InputError
+from ..devices import resolve_device
+from ..errors import InputError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -22,13 +23,12 @@ def bench(
     peers: Annotated[bool, typer.Option(help="Time the peers as well.")] = True,
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes, under a minute.")] = False,
     repeats: Annotated[int, typer.Option(help="Paired repeats. [5; 3 with --quick]")] = 0,
-    device: Annotated[str, typer.Option(help="Only cpu so far.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Time ours there, too: cpu, cuda, cuda:1.")] = "cpu",
     json: Annotated[Path | None, typer.Option(help="Write the rows here.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the rows here, as PNG or SVG.")] = None,
 ) -> None:
     """Time every stage against the libraries that people use, after checking for equal work."""
-    if device != "cpu":
-        raise BackendUnavailableError(f"device must be cpu, there are no others yet, got {device}")
+    where = resolve_device(device)
     if repeats < 0:
         raise InputError(f"repeats must be at least 1, got {repeats}")
     if plot and plot.suffix not in (".png", ".svg"):
@@ -52,6 +52,7 @@ def bench(
             repeats=repeats or CASES[name].repeats or (3 if quick else 5),
             with_peers=peers,
             ceilings=ceilings,
+            device=where,
         )
         if json:  # after every case: an interrupt loses one, not all
             report.write_json(json, facts, rows)

@@ -55,6 +55,7 @@ class Case:
         fault: Compares (our result, another's) and says what is wrong, or "".
         floor_seconds: The least time that our work can take, given the machine's ceilings.
         notes: By contender: what else a reader must know.
+        on_device: Moves the input to a device and returns our work there.
     """
 
     contenders: dict[str, Contender]
@@ -62,6 +63,7 @@ class Case:
     fault: Callable[[Any, Any], str]
     floor_seconds: Callable[[Ceilings], float] | None = None
     notes: dict[str, str] = field(default_factory=dict)
+    on_device: Callable[[torch.device], Callable[[], Any]] | None = None
 
 
 def separability(n_channels: int) -> Case:
@@ -70,6 +72,11 @@ def separability(n_channels: int) -> Case:
     mean, std = peers.statistics(moments)
     some = slice(0, _LOOP_CHANNELS)
     n_bytes = 4 * n_channels * math.comb(inputs.CLASSES, 2)
+
+    def on_device(device: torch.device) -> Callable[[], Any]:
+        moved = moments.to(device)
+        return lambda: jeffries_matusita(moved).matrix.cpu().numpy()
+
     return Case(
         {
             OURS: Contender(lambda: jeffries_matusita(moments).matrix.numpy()),
@@ -83,6 +90,7 @@ def separability(n_channels: int) -> Case:
         fault=_same_separability,
         floor_seconds=lambda ceilings: n_bytes / ceilings.bytes_per_second,
         notes={"double loop": f"{_LOOP_CHANNELS} channels timed and scaled"},
+        on_device=on_device,
     )
 
 
@@ -96,9 +104,13 @@ def tsne_case(n_channels: int) -> Case:
     matrix = inputs.separability(n_channels)
     perplexity = min(10.0, (n_channels - 1) / 3)
 
-    def ours() -> tuple[Any, float]:
-        result = tsne(matrix, perplexity=perplexity)
-        return result.embedding, result.kl_divergence
+    def ours(x: Any = matrix) -> tuple[Any, float]:
+        result = tsne(x, perplexity=perplexity)
+        return np.asarray(torch.as_tensor(result.embedding).cpu()), result.kl_divergence
+
+    def on_device(device: torch.device) -> Callable[[], Any]:
+        moved = torch.from_numpy(matrix).to(device)
+        return lambda: ours(moved)
 
     contenders = {
         OURS: Contender(ours),
@@ -120,6 +132,7 @@ def tsne_case(n_channels: int) -> Case:
             "" if ours[1] <= 1.02 * other[1] else f"our KL is {ours[1] / other[1]:.3f} times this"
         ),
         floor_seconds=lambda ceilings: 18e3 * n_channels**2 / ceilings.float32_per_second,
+        on_device=on_device,
     )
 
 
@@ -144,6 +157,10 @@ def sweep(n_points: int, kind: str = "embedding") -> Case:
             lambda: peers.dynmsc(points), needs="kmedoids", equal_work=False
         )
 
+    def on_device(device: torch.device) -> Callable[[], Any]:
+        moved = torch.from_numpy(points).to(device)
+        return lambda: kmedoids_sweep(moved).loss.cpu().numpy()[ks - 2]
+
     def fault(ours: Any, losses: Any) -> str:
         mine, theirs = np.asarray(ours.loss)[ks - 2].sum(), losses.sum()
         return "" if mine <= theirs else f"our summed loss is {mine / theirs:.4f} times this"
@@ -162,6 +179,7 @@ def sweep(n_points: int, kind: str = "embedding") -> Case:
             10 * n_points**2 * math.log(n_points) / ceilings.float64_per_second
         ),
         notes=notes,
+        on_device=on_device,
     )
 
 
@@ -183,6 +201,10 @@ def selection(n_channels: int) -> Case:
         embedding, _ = peers.tsne_sklearn(matrix.astype(np.float32), "barnes_hut", perplexity)
         return float(peers.fasterpam(embedding, every).sum())
 
+    def on_device(device: torch.device) -> Callable[[], Any]:
+        moved = moments.to(device)
+        return lambda: select_channels(moved, weights)
+
     contenders = {
         OURS: Contender(lambda: select_channels(moments, weights)),
         "best peers": Contender(by_peers, needs="openTSNE", equal_work=False),
@@ -191,11 +213,12 @@ def selection(n_channels: int) -> Case:
     return Case(
         contenders,
         quality=lambda result: f"k* {result.k_star}" if hasattr(result, "k_star") else "",
-        fault=lambda ours, other: "",
+        fault=lambda ours, other: "" if torch.equal(ours.keep, other.keep.cpu()) else "other keep",
         notes={
             "best peers": "NumPy, openTSNE, DynMSC",
             "research code": "double loop, sklearn Barnes-Hut, FasterPAM for every k",
         },
+        on_device=on_device,
     )
 
 
@@ -204,6 +227,11 @@ def layers(n_layers: int) -> Case:
     widths = inputs.YOLOV8N[:n_layers]
     moments = {f"layer {i}": inputs.class_moments(width, seed=i) for i, width in enumerate(widths)}
     weights = {name: torch.ones(layer.n_channels) for name, layer in moments.items()}
+
+    def on_device(device: torch.device) -> Callable[[], Any]:
+        moved = {name: layer.to(device) for name, layer in moments.items()}
+        return lambda: select_layers(moved, weights)
+
     return Case(
         {
             OURS: Contender(lambda: select_layers(moments, weights)),
@@ -214,9 +242,10 @@ def layers(n_layers: int) -> Case:
         quality=lambda result: f"{sum(layer.k for layer in result.values())} channels kept",
         fault=lambda ours, other: (
             ""
-            if all(torch.equal(ours[name].keep, other[name].keep) for name in ours)
+            if all(torch.equal(ours[name].keep, other[name].keep.cpu()) for name in ours)
             else "other channels kept"
         ),
+        on_device=on_device,
     )
 
 

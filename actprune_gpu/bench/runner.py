@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from .cases import OURS, Case
+import torch
+
+from .cases import OURS, Case, Contender
 from .timing import Ceilings, Timing, measure
 
 
@@ -49,12 +51,25 @@ class Row:
 
 
 def run_case(
-    name: str, size: int, case: Case, *, repeats: int, with_peers: bool, ceilings: Ceilings
+    name: str,
+    size: int,
+    case: Case,
+    *,
+    repeats: int,
+    with_peers: bool,
+    ceilings: Ceilings,
+    device: torch.device,
 ) -> Iterator[Row]:
-    """Yield a row for each contender; those that are missing or wrong say so."""
+    """Yield a row for each contender; those that are missing or wrong say so.
+
+    Our work on ``device``, if that is not the CPU, is a contender beside that on the CPU.
+    """
+    contenders = dict(case.contenders)
+    if device.type != "cpu" and case.on_device:
+        contenders[f"{OURS} on {device}"] = Contender(_waiting(case.on_device(device), device))
     present = {}
-    for contender, how in case.contenders.items():
-        if contender != OURS and not with_peers:
+    for contender, how in contenders.items():
+        if not contender.startswith(OURS) and not with_peers:
             continue
         if how.needs and find_spec(how.needs) is None:
             note = f"not installed: {how.needs}"
@@ -90,6 +105,17 @@ def run_case(
             "; ".join(note for note in [fault and f"NOT EQUAL WORK: {fault}", *notes] if note),
             not fault,
         )
+
+
+def _waiting(run: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
+    """Return what runs on a device and ends when the device has done it."""
+
+    def done() -> Any:
+        result = run()
+        torch.cuda.synchronize(device)
+        return result
+
+    return done
 
 
 def _scaled(timing: Timing, scale: float) -> Timing:
