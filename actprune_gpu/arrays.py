@@ -18,8 +18,10 @@ from .errors import InputError
 Array = Any
 
 
-def to_tensor(value: Array, name: str, shape: str, dtype: torch.dtype) -> Tensor:
-    """Return ``value`` as a contiguous tensor on the device where it lies.
+def to_tensor(
+    value: Array, name: str, shape: str, dtype: torch.dtype, *, contiguous: bool = True
+) -> Tensor:
+    """Return ``value`` as a tensor on the device where it lies.
 
     Args:
         value: The caller's array.
@@ -27,6 +29,7 @@ def to_tensor(value: Array, name: str, shape: str, dtype: torch.dtype) -> Tensor
         shape: The documented shape, such as ``"[N, 2]"``: its commas give the number of axes and a
             number among its axes is compared.
         dtype: The element type wanted. A value that does not fit into it is refused.
+        contiguous: Whether its elements must lie in order.
 
     Raises:
         InputError: If ``value`` is no array of numbers of this shape.
@@ -48,7 +51,8 @@ def to_tensor(value: Array, name: str, shape: str, dtype: torch.dtype) -> Tensor
         raise InputError(f"{name} must be an array {shape} of real numbers, got {tensor.dtype}")
     if not dtype.is_floating_point and tensor.is_floating_point() and tensor.numel():
         raise InputError(f"{name} must hold integers, got {tensor.dtype}")
-    return tensor.detach().to(dtype).contiguous()
+    tensor = tensor.detach().to(dtype)
+    return tensor.contiguous() if contiguous else tensor
 
 
 def require_finite(tensor: Tensor, name: str) -> None:

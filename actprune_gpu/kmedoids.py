@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,8 +57,9 @@ class KMedoidsSweep:
         n = self._points.shape[0]
         if not 2 <= k <= n - 1:
             raise InputError(f"k must be in 2..{n - 1}, got {k}")
-        bits = np.unpackbits(self._medoid_bits[k - 2].cpu().numpy(), count=n, bitorder="little")
-        medoids = torch.from_numpy(np.flatnonzero(bits)).to(self._points.device)
+        places = torch.arange(8, device=self._points.device)
+        flags = self._medoid_bits[k - 2][:, None] >> places & 1
+        medoids = flags.flatten()[:n].nonzero().flatten()
         points = self._points.double()
         dx, dy = (points[:, None] - points[medoids]).unbind(-1)
         distances = dx * dx + dy * dy  # one operation at a time: the same bits on every device

@@ -269,11 +269,11 @@ def require_moments(value: object) -> None:
 
 
 def _floating(value: Array, name: str, shape: str) -> Tensor:
-    """Return ``value`` in its own floating-point type: half precision is widened by the kernel."""
+    """Return ``value`` in its own floating-point type and order: the kernel widens and strides."""
     dtype = getattr(value, "dtype", None)
     if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
-        return to_tensor(value, name, shape, dtype)
-    return to_tensor(value, name, shape, torch.float64)
+        return to_tensor(value, name, shape, dtype, contiguous=False)
+    return to_tensor(value, name, shape, torch.float64, contiguous=False)
 
 
 def _require_range(values: Tensor, name: str, end: int) -> None:

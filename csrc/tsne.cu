@@ -52,15 +52,17 @@ __device__ __forceinline__ float gradient_of(const float* sums, int n, int axis,
 }
 
 // Gradient descent with momentum and gains; blockIdx.y is the run, which has its own learning rate.
-// p [N, N]; of each run y [2, N], in place, sums [5, N], state [4, N] (the last update, then the
-// gains, by axis), arrivals and n_done. Shared: 2 N floats.
+// p [N, N]; of each run y [N, 2], in place, sums [5, N], state [4, N] (the last update, then the
+// gains, by axis), arrivals and n_done. Shared: 2 N floats, or nothing if they do not fit.
 extern "C" __global__ void __launch_bounds__(512, 2)
     tsne_optimise(const float* __restrict__ p, float* y, float* sums, float* state,
                   const float* __restrict__ learning_rates, unsigned* arrivals, int* n_done, int n,
-                  int n_iter, float early_exaggeration) {
+                  int n_iter, float early_exaggeration, int in_shared) {
   __shared__ float inverse_z;
   __shared__ double gradient_norm;
   float2* y_shared = reinterpret_cast<float2*>(smem_raw);
+  const float2* y_pairs =
+      in_shared ? y_shared : reinterpret_cast<const float2*>(y + 2LL * n * blockIdx.y);
   const int run = blockIdx.y;
   y += 2LL * n * run;
   sums += 5LL * n * run;
@@ -76,9 +78,13 @@ extern "C" __global__ void __launch_bounds__(512, 2)
     const float exaggeration = exploring ? early_exaggeration : 1.0f;
     const float momentum = exploring ? 0.5f : 0.8f;
 
-    for (int i = threadIdx.x; i < n; i += blockDim.x) y_shared[i] = make_float2(y[i], y[n + i]);
-    __syncthreads();
-    gradient_rows(p, y_shared, sums, n);
+    if (in_shared) {
+      for (int i = threadIdx.x; i < n; i += blockDim.x) {
+        y_shared[i] = make_float2(y[2 * i], y[2 * i + 1]);
+      }
+      __syncthreads();
+    }
+    gradient_rows(p, y_pairs, sums, n);
     grid_barrier(arrivals);
 
     if (threadIdx.x < kLanes) {
@@ -101,8 +107,8 @@ extern "C" __global__ void __launch_bounds__(512, 2)
     __syncthreads();
     const float inverse = inverse_z;
     for (int e = blockIdx.x * blockDim.x + threadIdx.x; e < 2 * n; e += gridDim.x * blockDim.x) {
-      const float gradient =
-          gradient_of(sums, n, e >= n, e >= n ? e - n : e, exaggeration, inverse);
+      const int axis = e >= n, i = e - axis * n;
+      const float gradient = gradient_of(sums, n, axis, i, exaggeration, inverse);
       float update = fresh ? 0.0f : state[e];
       float gain = fresh ? 1.0f : state[2 * n + e];
       if (update * gradient < 0.0f) {
@@ -114,7 +120,7 @@ extern "C" __global__ void __launch_bounds__(512, 2)
       update = momentum * update - rate * gain * gradient;
       state[e] = update;
       state[2 * n + e] = gain;
-      y[e] += update;
+      y[2 * i + axis] += update;
     }
     if (check && gradient_norm <= kMinGradientNorm) {
       done = iteration + 1;
@@ -126,7 +132,7 @@ extern "C" __global__ void __launch_bounds__(512, 2)
 }
 
 // Every row's sum of p, of q and of p (ln p + ln(1 + d^2)), a warp for a row of run blockIdx.y.
-// p [N, N], y [runs, 2, N], rows [runs, 3, N].
+// p [N, N], y [runs, N, 2], rows [runs, 3, N].
 extern "C" __global__ void __launch_bounds__(256, 4)
     tsne_divergence_rows(const float* __restrict__ p, const float* __restrict__ y,
                          double* __restrict__ rows, int n) {
@@ -136,11 +142,11 @@ extern "C" __global__ void __launch_bounds__(256, 4)
   y += 2LL * n * blockIdx.y;
   rows += 3LL * n * blockIdx.y;
   const float* row = p + (long long)i * n;
-  const double xi = y[i], yi = y[n + i];
+  const double xi = y[2 * i], yi = y[2 * i + 1];
   double p_sum = 0.0, z = 0.0, kl = 0.0;
   for (int j = lane; j < n; j += kLanes) {
     if (j == i) continue;
-    const double dx = xi - (double)y[j], dy = yi - (double)y[n + j];
+    const double dx = xi - (double)y[2 * j], dy = yi - (double)y[2 * j + 1];
     const double d = 1.0 + dx * dx + dy * dy;
     const double pij = row[j];
     z += 1.0 / d;

@@ -132,6 +132,13 @@ def test_tsne_past_the_exploration_and_when_the_gradient_vanishes():
     assert_equal("tsne", pair, start, 900, 1.0, [0.5])
 
 
+@pytest.mark.skipif(ON_GPU, reason="a GPU has the shared memory that it has")
+def test_tsne_where_the_coordinates_do_not_fit_into_shared_memory():
+    distances = squared(40)
+    p, start = CPU.affinities(distances, 9.0), CPU.principal_axes(distances)
+    assert_equal("tsne", p, start, 20, 12.0, [5.0], cuda=backend(shared_memory=1100))
+
+
 SWEEPS = [(uniform, n) for n in (3, 4, 5, 33, 70)] + [(doubled, n) for n in (3, 17, 70)]
 
 

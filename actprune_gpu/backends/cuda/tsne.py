@@ -14,6 +14,7 @@ from .memory import require
 _LANES = 32
 _BLOCK = 256
 _OPTIMISE_BLOCK = 512
+_STATIC_SHARED = 1024  # bytes, at least what the kernels declare
 _LANCZOS_STEPS = 32
 _TRIDIAGONAL_BYTES = 2 * 8 * _LANCZOS_STEPS * (_LANCZOS_STEPS + 1)
 
@@ -75,12 +76,13 @@ def tsne(
     learning_rates: Sequence[float],
 ) -> list[tuple[Tensor, float, int]]:
     n, runs = affinities.shape[0], len(learning_rates)
-    y = initial.T.float().repeat(runs, 1, 1)
+    y = initial.float().repeat(runs, 1, 1)
     sums = affinities.new_empty((runs, 5, n))
     state = affinities.new_empty((runs, 4, n))
     rates = affinities.new_tensor(learning_rates)
     arrivals, n_done = affinities.new_zeros((2, runs), dtype=torch.int32)
-    shared = 2 * affinities.element_size() * n
+    coordinates = 2 * affinities.element_size() * n
+    shared = coordinates if coordinates <= launcher.shared_memory - _STATIC_SHARED else 0
     resident = launcher.resident_blocks("tsne_optimise", _OPTIMISE_BLOCK, shared)
     launcher.launch(
         "tsne_optimise",
@@ -96,6 +98,7 @@ def tsne(
         np.int32(n),
         np.int32(n_iter),
         np.float32(early_exaggeration),
+        np.int32(shared > 0),
         shared=shared,
         cooperative=True,
     )
@@ -104,5 +107,4 @@ def tsne(
     grid = (_blocks(n, _BLOCK), runs)
     launcher.launch("tsne_divergence_rows", grid, _BLOCK, affinities, y, rows, np.int32(n))
     launcher.launch("tsne_divergence", runs, _LANES, rows, divergences, np.int32(n))
-    embeddings = [run.T.contiguous() for run in y]
-    return list(zip(embeddings, divergences.tolist(), n_done.tolist(), strict=True))
+    return list(zip(y.unbind(), divergences.tolist(), n_done.tolist(), strict=True))
