@@ -32,6 +32,7 @@ def spatial_order(points: Tensor) -> Tensor:
     """
     n = len(points)
     n_leaves = -(-n // _LEAF)
+    points = points + 0.0  # -0.0 becomes 0.0: sorts may or may not tell them apart
     place = torch.arange(n, device=points.device)
     order = place
     for level in range((n_leaves - 1).bit_length()):
