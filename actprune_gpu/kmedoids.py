@@ -60,8 +60,8 @@ class KMedoidsSweep:
         places = torch.arange(8, device=self._points.device)
         flags = self._medoid_bits[k - 2][:, None] >> places & 1
         medoids = flags.flatten()[:n].nonzero().flatten()
-        points = self._points.double()
-        dx, dy = (points[:, None] - points[medoids]).unbind(-1)
+        x, y = self._points.double().T
+        dx, dy = x[:, None] - x[medoids], y[:, None] - y[medoids]
         distances = dx * dx + dy * dy  # one operation at a time: the same bits on every device
         # Of equal minima argmin may return any, argmax of flags returns the first.
         labels = (distances == distances.amin(1, keepdim=True)).to(torch.uint8).argmax(1)

@@ -135,7 +135,7 @@ def test_right_kernels_pass(either, kernel, seed):
 @pytest.mark.parametrize("kernel", [kernel for kernel in RIGHT if kernel is not block_sum])
 def test_the_race_detector_names_both_sides(wrong_race, kernel):
     threads = r"(read|write) at selftest\.cu:\d+ by block \d thread \d+"
-    with pytest.raises(RaceError, match=rf"^{kernel.__name__}: race: {threads} / {threads}"):
+    with pytest.raises(RaceError, match=rf"^{kernel.__name__}: .*race: {threads} / {threads}"):
         kernel(wrong_race)
 
 
@@ -188,7 +188,7 @@ def test_blocks_must_be_as_small_as_the_kernel_says(fast):
 
 def test_a_kernel_that_never_ends_is_stopped(fast):
     with pytest.raises(EmulatorError, match="did not end"):
-        fast.launch("endless", 1, 32, zeros(fast, 32), seconds=0.1)
+        fast.launch("endless", 1, 32, zeros(fast, 32), max_switches=1000)
 
 
 def test_compiler_errors_name_the_line():
@@ -332,15 +332,11 @@ def test_the_same_kernels_are_found_as_by_the_package():
 
 
 def test_mutants_lack_one_barrier_each():
-    found = mutants("tsne.cu")
-    places = [mutant.place for mutant in found]
-    assert len(places) == len(set(places))
-    for name in ("tsne.cu", "grid.cuh", "warp.cuh"):
-        lines = (sources.folder() / name).read_text().splitlines()
-        for file, line in (place.split(":") for place in places):
-            if file == name:
-                assert any(mutant.barrier in lines[int(line) - 1] for mutant in found)
-    original = sources.text("tsne.cu")
-    for mutant in found:
+    original, found = sources.text("tsne.cu"), mutants("tsne.cu")
+    places = [mutant.place.split(":") for mutant in found]
+    assert {"tsne.cu", "grid.cuh", "warp.cuh"} <= {file for file, _ in places}
+    for mutant, (file, line) in zip(found, places, strict=True):
+        lines = (sources.folder() / file).read_text().splitlines()
+        assert mutant.barrier in lines[int(line) - 1]
+        assert len(mutant.text) == len(original) - len(mutant.barrier) + 1
         assert original.count(mutant.barrier) == mutant.text.count(mutant.barrier) + 1
-        assert original.count("\n") == mutant.text.count("\n")

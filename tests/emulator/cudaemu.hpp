@@ -47,28 +47,22 @@ const bool racing = true;
 const bool racing = false;
 #endif
 
+// The first bytes of a value as another type, zeros behind them.
 template <typename To, typename From>
 To bits_as(From value) {
-  static_assert(sizeof(From) <= sizeof(To));
   To result = 0;
-  memcpy(&result, &value, sizeof value);
+  memcpy(&result, &value, sizeof(To) < sizeof(From) ? sizeof(To) : sizeof(From));
   return result;
 }
 
-template <typename T>
-T from_bits(uint64_t bits) {
-  T value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-// A lane's value as `source` gave it; the lane's own one where there is no such source.
+// The value that lane `source` gave; the lane's own one where there is no such source.
 template <typename T>
 T shuffle(const Site* site, unsigned mask, T value, int source, bool exists) {
+  static_assert(std::is_arithmetic_v<T>);
   const uint64_t* given = exchange(mask, bits_as<uint64_t>(value), "__shfl_sync", site);
   if (!exists) return value;
   // What a lane outside of the mask gives is undefined.
-  return from_bits<T>(mask >> (source % kLanes) & 1 ? given[source % kLanes] : ~0ull);
+  return bits_as<T>(mask >> (source % kLanes) & 1 ? given[source % kLanes] : ~0ull);
 }
 
 template <typename T>
@@ -119,7 +113,7 @@ T reduce(const Site* site, unsigned mask, T value, Combine combine) {
   T result = value;
   for (int lane = 0; lane < kLanes; ++lane) {
     if (mask >> lane & 1 && lane != (int)here->lane) {
-      result = combine(result, from_bits<T>(given[lane]));
+      result = combine(result, bits_as<T>(given[lane]));
     }
   }
   return result;
@@ -226,7 +220,7 @@ EMU_ATOMIC(atomicSub, old - value)
 EMU_ATOMIC(atomicExch, ((void)old, value))
 EMU_ATOMIC(atomicMin, value < old ? value : old)
 EMU_ATOMIC(atomicMax, old < value ? value : old)
-EMU_ATOMIC(atomicAnd, old& value)
+EMU_ATOMIC(atomicAnd, T(old& value))
 EMU_ATOMIC(atomicOr, old | value)
 EMU_ATOMIC(atomicXor, old ^ value)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from actprune_gpu.backends.cuda import sources
 
-from .module import MAX_SECONDS, EmulatorError, Module, kernels_in, misfit
+from .module import MAX_SWITCHES, EmulatorError, Module, kernels_in, misfit
 
 
 class EmulatedLauncher:
@@ -29,10 +29,11 @@ class EmulatedLauncher:
         shared_memory: Bytes of dynamic shared memory that a block can have at most.
         memory: Bytes that are free, as far as the backend can tell.
         texts: Sources that replace or join those of csrc/, by file.
-        seconds: After which a launch fails.
+        max_switches: From thread to thread, after which a launch fails.
 
     Attributes:
         launches: How often each kernel was started.
+        switches: The most that a launch needed.
     """
 
     def __init__(
@@ -45,14 +46,16 @@ class EmulatedLauncher:
         shared_memory: int = 227 * 1024,
         memory: int = 1 << 40,
         texts: Mapping[str, str] | None = None,
-        seconds: float = MAX_SECONDS,
+        max_switches: int = MAX_SWITCHES,
     ) -> None:
         self.device = torch.device("cpu")
         self.n_multiprocessors = n_multiprocessors
         self.shared_memory = shared_memory
         self.memory = memory
         self.launches: Counter[str] = Counter()
-        self._race, self._seed, self._preempt, self._seconds = race, seed, preempt, seconds
+        self._race, self._seed, self._preempt = race, seed, preempt
+        self._max_switches = max_switches
+        self.switches = 0
         self._texts = dict(texts or {})
         self._modules: dict[str, Module] = {}
 
@@ -87,8 +90,8 @@ class EmulatedLauncher:
         module = self._module(kernel)
         tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
         guarded = _Guarded(module, tensors)
-        wanted = [*module.parameters[kernel], *arguments][: len(arguments)]
-        module.launch(
+        wanted = module.wanted(kernel, len(arguments))
+        switches = module.launch(
             kernel,
             grid,
             block,
@@ -102,8 +105,9 @@ class EmulatedLauncher:
             cooperative=cooperative,
             preempt=self._preempt,
             seed=self._seed,
-            seconds=self._seconds,
+            max_switches=self._max_switches,
         )
+        self.switches = max(self.switches, switches)
         guarded.write_back()
 
     def _module(self, kernel: str) -> Module:

@@ -44,13 +44,13 @@ Span thread_locals() {
   smem_raw[0] = smem_raw[0];  // allocates it
   Span found = {nullptr, 0};
   dl_iterate_phdr(
-      [](dl_phdr_info* object, size_t, void* found) {
+      [](dl_phdr_info* object, size_t, void* result) {
         auto* begin = static_cast<unsigned char*>(object->dlpi_tls_data);
         for (int i = 0; begin && i < object->dlpi_phnum; ++i) {
           const size_t n_bytes = object->dlpi_phdr[i].p_memsz;
           if (object->dlpi_phdr[i].p_type == PT_TLS && begin <= smem_raw &&
               smem_raw < begin + n_bytes) {
-            *static_cast<Span*>(found) = {begin, n_bytes};
+            *static_cast<Span*>(result) = {begin, n_bytes};
           }
         }
         return 0;
@@ -137,8 +137,8 @@ void check_shared(const Block& block) {
 void check_buffers() {
   for (const auto& [begin, buffer] : buffers) {
     const auto* in_front = reinterpret_cast<unsigned char*>(begin / kPageBytes * kPageBytes);
-    for (; in_front < reinterpret_cast<unsigned char*>(begin); ++in_front) {
-      if (*in_front == kPoison || !error.empty()) continue;
+    for (; in_front < reinterpret_cast<unsigned char*>(begin) && error.empty(); ++in_front) {
+      if (*in_front == kPoison) continue;
       char text[160];
       snprintf(text, sizeof text, "a write %zu bytes in front of a buffer of %zu bytes",
                begin - reinterpret_cast<uintptr_t>(in_front), buffer.n_bytes);

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-_RUNTIME = ("schedule.cpp", "memory.cpp", "races.cpp")
+_RUNTIME = ("schedule.cpp", "context.cpp", "memory.cpp", "races.cpp")
 _COMMON = ["-std=c++17", "-fPIC", "-fvisibility=hidden"]
 _UNIT = [
     *_COMMON,
@@ -35,7 +35,7 @@ _FAST = ["-O2", "-march=native", "-fsanitize=bounds,alignment"]
 _RACE = ["-O1", "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0"]
 _KERNEL = re.compile(r"__global__ void\s+(?:__launch_bounds__\s*\(([^)]*)\)\s*)?(\w+)\s*\(")
 _MAX_THREADS, _MAX_GRID_Y = 1024, 65535
-MAX_SECONDS = 300.0  # of a launch: far more than any test needs
+MAX_SWITCHES = 1 << 32  # from thread to thread in a launch: minutes
 _LOCK = threading.Lock()  # a launch is for one thread at a time
 
 
@@ -148,10 +148,11 @@ class Module:
         library.emu_allocate.restype = library.emu_fault_site.restype = ctypes.c_void_p
         library.emu_allocate.argtypes = [ctypes.c_size_t]
         library.emu_free.argtypes = [ctypes.c_void_p]
+        library.emu_switches.restype = ctypes.c_uint64
         library.emu_launch.restype = ctypes.c_char_p
         library.emu_launch.argtypes = [
             *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t),
-            *(ctypes.c_bool, ctypes.c_bool, ctypes.c_uint64, ctypes.c_double),
+            *(ctypes.c_bool, ctypes.c_bool, ctypes.c_uint64, ctypes.c_uint64),
         ]
         # A process can have so many maps of memory, and every stack is two.
         weakref.finalize(self, library.emu_release_stacks)
@@ -188,8 +189,8 @@ class Module:
         cooperative: bool = False,
         preempt: bool = False,
         seed: int = 0,
-        seconds: float = MAX_SECONDS,
-    ) -> None:
+        max_switches: int = MAX_SWITCHES,
+    ) -> int:
         """Run a kernel to its end.
 
         Args:
@@ -201,7 +202,10 @@ class Module:
             cooperative: Whether all blocks are resident at once.
             preempt: Whether to change threads at atomics, too.
             seed: Of the schedule; 0 takes blocks and threads in order.
-            seconds: After which the launch fails at a barrier, warp operation or atomic.
+            max_switches: From thread to thread, after which the launch fails.
+
+        Returns:
+            The number of switches: barriers, warp operations and spins, by thread.
 
         Raises:
             EmulatorError: If the kernel did what is not allowed; the message says where.
@@ -221,7 +225,7 @@ class Module:
                 self._library[f"emu_call_{kernel}"],
                 pointers,
                 (ctypes.c_uint * 6)(*shape),
-                *(shared, cooperative, preempt, seed, seconds),
+                *(shared, cooperative, preempt, seed, max_switches),
             ).decode()
             found = ctypes.POINTER(_Race)()
             races = found[: self._library.emu_races(ctypes.byref(found))]
@@ -231,11 +235,17 @@ class Module:
                 raise EmulatorError(f"{kernel}: {error}{at}")
             if races:
                 raise RaceError(f"{kernel}: {'; '.join(map(self._describe, races))}")
+            return int(self._library.emu_switches())
+
+    def wanted(self, kernel: str, n_arguments: int) -> list[str]:
+        """Return the types of a kernel's parameters, if there are as many arguments."""
+        wanted = self.parameters[kernel]
+        if len(wanted) != n_arguments:
+            raise TypeError(f"{kernel} takes {len(wanted)} arguments, got {n_arguments}")
+        return wanted
 
     def _values(self, kernel: str, arguments: tuple[np.ndarray | np.generic, ...]) -> list:
-        wanted = self.parameters[kernel]
-        if len(wanted) != len(arguments):
-            raise TypeError(f"{kernel} takes {len(wanted)} arguments, got {len(arguments)}")
+        wanted = self.wanted(kernel, len(arguments))
         values = []
         for position, (want, argument) in enumerate(zip(wanted, arguments, strict=True)):
             if not isinstance(argument, np.ndarray | np.generic):

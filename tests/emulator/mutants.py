@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import NamedTuple
 
 from actprune_gpu.backends.cuda import sources
@@ -51,24 +52,27 @@ def mutants(file: str) -> list[Mutant]:
     return found
 
 
-def noticed_by(
-    mutant: Mutant, check: Check, seeds: Iterable[int] = range(4), seconds: float = 10.0
-) -> list[str]:
+def noticed_by(mutant: Mutant, check: Check, seeds: Iterable[int] = range(4)) -> list[str]:
     """Return what notices a mutant, nothing if it survives.
 
     Args:
         mutant: The mutant.
         check: What the tests do; small, as it runs with the race detector, too.
         seeds: Schedules to try besides the race detector, which notices most.
-        seconds: After which a launch counts as an error: without a barrier it may never end.
 
     Returns:
         Words such as ``"race build: RaceError"`` and ``"seed 2: wrong"``.
     """
     noticed = []
-    tried = {f"seed {seed}": {"seed": seed, "preempt": seed > 0} for seed in seeds}
-    for name, options in ({"race build": {"race": True, "seed": 1}} | tried).items():
-        launcher = EmulatedLauncher(texts={mutant.file: mutant.text}, seconds=seconds, **options)
+    for name, race, seed in [("race build", True, 1), *((f"seed {s}", False, s) for s in seeds)]:
+        launcher = EmulatedLauncher(
+            race=race,
+            seed=seed,
+            preempt=seed > 0,
+            texts={mutant.file: mutant.text},
+            # Without a barrier a kernel may never end.
+            max_switches=10 * _switches_needed(check, race, seed) + 100_000,
+        )
         try:
             check(launcher)
         except AssertionError:
@@ -76,3 +80,10 @@ def noticed_by(
         except EmulatorError as error:
             noticed.append(f"{name}: {type(error).__name__}")
     return noticed
+
+
+@cache
+def _switches_needed(check: Check, race: bool, seed: int) -> int:
+    launcher = EmulatedLauncher(race=race, seed=seed, preempt=seed > 0)
+    check(launcher)
+    return launcher.switches

@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include <algorithm>
-#include <unordered_map>
 
 #include "state.hpp"
 
@@ -31,8 +30,10 @@ struct Fence {
 constexpr size_t kMaxRaces = 64;
 
 uint32_t launch_number;
-std::vector<std::vector<Fence>> fences;     // by block, in order of time
-std::unordered_map<void*, Clock> releases;  // by address of atomic operations
+std::vector<std::vector<Fence>> fences;  // by block, in order of time
+// What atomic operations have made known, by their address; and by block in shared memory, where
+// all blocks have the same addresses.
+std::map<std::pair<unsigned, uintptr_t>, Clock> releases;
 std::vector<Race> races;
 
 uint32_t at(const Clock& clock, size_t block) { return block < clock.size() ? clock[block] : 0; }
@@ -42,6 +43,7 @@ void merge(Clock& clock, const Clock& other) {
   for (size_t i = 0; i < other.size(); ++i) clock[i] = std::max(clock[i], other[i]);
 }
 
+// Whether an access is behind a thread of the same block, either now (its Order) or at a Fence.
 template <typename Then>
 bool is_behind(const Access& access, unsigned thread, const Then& then) {
   return access.thread == thread || access.epoch < then.epoch ||
@@ -49,7 +51,8 @@ bool is_behind(const Access& access, unsigned thread, const Then& then) {
           access.lane_clock <= then.lanes[access.thread % kLanes]);
 }
 
-// Whether an access of this launch came before what the running thread does.
+// Whether an access of this launch came before what the running thread does. Of a fence that is
+// known everything is known that was behind its thread.
 bool is_ordered(const Access& access) {
   const Fiber& fiber = *current();
   if (access.block == fiber.owner->number && is_behind(access, fiber.number, fiber.order)) {
@@ -159,7 +162,8 @@ void before_atomic(void* address, size_t n_bytes, void* caller) {
   if (!racing) return;
   access(address, n_bytes, true, true, caller);
   Order& order = current()->order;
-  Clock& release = releases[address];
+  const auto number = reinterpret_cast<uintptr_t>(address);
+  Clock& release = releases[{is_shared(number) ? current()->owner->number : 0, number}];
   merge(order.seen, release);
   merge(release, order.released);
 }

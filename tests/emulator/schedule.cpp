@@ -6,7 +6,6 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <chrono>
 #include <numeric>
 
 #include "state.hpp"
@@ -20,67 +19,18 @@ std::string error;
 
 namespace {
 
-using Time = std::chrono::steady_clock::time_point;
-
-constexpr size_t kStackBytes = 128 << 10, kPageBytes = 4096;
+constexpr size_t kPageBytes = 4096;
 // Rounds in which all threads only spin: many, as a kernel may well count some.
 constexpr int kMaxIdleRounds = 20000;
 constexpr int kMaxIdleAtomics = 1000;
-constexpr unsigned kClockEvery = 1024;  // switches, as looking at the clock costs more than one
 
 Context scheduler;
 std::vector<char*> stacks;  // kept for the next launch
 uint64_t random_state;      // 0: in order
 bool spun;                  // the running fiber went off in a spin loop
-Time deadline;
-unsigned n_switches;
+uint64_t n_switches;        // to fibers in this launch
 
-#if defined(__x86_64__)
-// Saves what the ABI wants preserved on the stack, and goes on on another one.
-extern "C" void emu_switch(void** from, void* to);
-asm(R"(
-.text
-.type emu_switch, @function
-emu_switch:
-  pushq %rbp
-  pushq %rbx
-  pushq %r12
-  pushq %r13
-  pushq %r14
-  pushq %r15
-  movq %rsp, (%rdi)
-  movq %rsi, %rsp
-  popq %r15
-  popq %r14
-  popq %r13
-  popq %r12
-  popq %rbx
-  popq %rbp
-  ret
-)");
-
-void switch_context(Context* from, const Context* to) { emu_switch(from, *to); }
-
-void make_context(Context* context, char* stack, void (*entry)()) {
-  void** top = reinterpret_cast<void**>(stack + kStackBytes);
-  *--top = nullptr;  // where entry would return to; keeps the stack aligned as after a call
-  *--top = reinterpret_cast<void*>(entry);
-  for (int preserved = 0; preserved < 6; ++preserved) *--top = nullptr;
-  *context = top;
-}
-#else
-void switch_context(Context* from, const Context* to) { swapcontext(from, to); }
-
-void make_context(Context* context, char* stack, void (*entry)()) {
-  getcontext(context);
-  context->uc_stack.ss_sp = stack;
-  context->uc_stack.ss_size = kStackBytes;
-  context->uc_link = nullptr;
-  makecontext(context, entry, 0);
-}
-#endif
-
-// xorshift64 (Marsaglia 2003).
+// Below n. xorshift64 (Marsaglia 2003).
 size_t draw(size_t n) {
   random_state ^= random_state << 13;
   random_state ^= random_state >> 7;
@@ -227,8 +177,8 @@ bool run(Block& block) {
     here = fiber;
     switch_context(&scheduler, &fiber->context);
     here = nullptr;
-    if (++n_switches % kClockEvery == 0 && std::chrono::steady_clock::now() > deadline) {
-      error = "the kernel did not end in the time that it has";
+    if (++n_switches > launch.max_switches && error.empty()) {
+      error = "the kernel did not end within the switches that it has";
     }
     if (!spun) {
       spins = 0;
@@ -299,8 +249,9 @@ void run_grid() {
     return;
   }
   for (size_t first = 0; first < order.size() && error.empty(); first += resident.size()) {
-    for (size_t r = 0; r < resident.size(); ++r)
+    for (size_t r = 0; r < resident.size(); ++r) {
       start(resident[r], order[first + r], r * n_threads);
+    }
     run(resident);
   }
 }
@@ -317,7 +268,6 @@ int sync_block(const Site* site, int vote) {
     fail("barrier divergence: __syncthreads at %s:%d after threads of the block exited", site->file,
          site->line);
   }
-  // Threads that have not gone on yet read their votes while the next ones are counted.
   int& votes = block.votes[block.voting];
   votes += vote;
   block.site = site;
@@ -380,14 +330,13 @@ extern "C" {
 // Runs a kernel on grid (shape[0..2]) and block (shape[3..5]); returns the error, or "".
 const char* emu_launch(void (*kernel)(void**), void** arguments, const unsigned* shape,
                        size_t shared, bool cooperative, bool preempt, uint64_t seed,
-                       double seconds) {
+                       uint64_t max_switches) {
   using namespace emu;
-  launch = {kernel, arguments, shared, cooperative, preempt};
+  launch = {kernel, arguments, shared, cooperative, preempt, max_switches};
   grid_shape = {shape[0], shape[1], shape[2]};
   block_shape = {shape[3], shape[4], shape[5]};
   random_state = seed * 0x9E3779B97F4A7C15u;  // spread over all bits; 0 stays 0
-  const std::chrono::duration<double> limit(seconds);
-  deadline = std::chrono::steady_clock::now() + std::chrono::duration_cast<Time::duration>(limit);
+  n_switches = 0;
   error.clear();
   FaultHandler handler;
   run_grid();
@@ -395,6 +344,10 @@ const char* emu_launch(void (*kernel)(void**), void** arguments, const unsigned*
   return error.c_str();
 }
 
+// From thread to thread in the last launch.
+uint64_t emu_switches() { return emu::n_switches; }
+
+// The next launch makes new ones.
 void emu_release_stacks() {
   for (char* stack : emu::stacks) munmap(stack, emu::kStackBytes);
   emu::stacks.clear();

@@ -55,8 +55,7 @@ struct Group {
   unsigned arrived = 0;
   const Site* site = nullptr;
   std::vector<Fiber*> waiting;
-  // By lane. Lanes that have not gone on yet read the other ones while these are filled.
-  uint64_t slots[2][kLanes];
+  uint64_t slots[2][kLanes];  // by lane; lanes that have not gone on yet read the other ones
   int filling = 0;
 };
 
@@ -83,12 +82,13 @@ struct Block {
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
   std::deque<Fiber*> ready;
-  std::vector<Fiber*> waiting;  // for all others
-  const Site* site = nullptr;   // where
-  int votes[2] = {}, voting = 0;
-  std::vector<unsigned char> shared;  // memory, while other blocks run
+  std::vector<Fiber*> waiting;  // in __syncthreads
+  const Site* site = nullptr;   // of that, null if nobody waits
+  int votes[2] = {};            // threads that have not gone on yet read the other one
+  int voting = 0;
+  std::vector<unsigned char> shared;  // the block's shared memory while other blocks run
   Shadow shadow;                      // of shared memory
-  Clock known;
+  Clock known;                        // fences of other blocks that all of its threads know of
 };
 
 struct Launch {
@@ -96,12 +96,18 @@ struct Launch {
   void** arguments;
   size_t shared;  // bytes
   bool cooperative, preempt;
+  uint64_t max_switches;
 };
 
 extern Launch launch;
 extern std::string error;  // the first one; ends the launch
 
 inline Fiber* current() { return static_cast<Fiber*>(const_cast<Place*>(here)); }
+
+// context.cpp
+constexpr size_t kStackBytes = 128 << 10;
+void make_context(Context* context, char* stack, void (*entry)());
+void switch_context(Context* from, const Context* to);
 
 // memory.cpp
 void poison_shared();
