@@ -80,6 +80,7 @@ def tsne(
         BackendUnavailableError: If the engine cannot be used; the message says why.
     """
     require_engine(engine)
+    require_init(init, engine)
     points = to_tensor(x, "x", "[N, F]", torch.float64)
     require_finite(points, "x")
     if not 1 <= points.shape[1] <= _MAX_FEATURES:
@@ -122,8 +123,6 @@ def tsne_of_distances(
     """
     n = squared.shape[0]
     require_options(n, perplexity, n_iter, early_exaggeration, learning_rate)
-    if engine == "cuml" and init != "random":
-        raise InputError(f"init must be 'random' for engine 'cuml', got {init!r}")
     backend = backend_of(squared)
     initial = _initial(squared, init, seed)
     used = clamp_perplexity(perplexity, n)
@@ -166,6 +165,12 @@ def clamp_perplexity(perplexity: float, n_points: int) -> float:
         stacklevel=3,
     )
     return highest
+
+
+def require_init(init: Init | Array, engine: Engine) -> None:
+    """Raise ``InputError`` for an initialisation that an engine does not take."""
+    if engine == "cuml" and not (isinstance(init, str) and init == "random"):
+        raise InputError(f"init must be 'random' for engine 'cuml', got {init!r}")
 
 
 def require_options(

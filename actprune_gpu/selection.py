@@ -14,7 +14,7 @@ from .arrays import Array, require_finite, to_tensor
 from .backends import backend_of
 from .budget import KeepBounds, apply_budget, require_budget
 from .choice import by_weight, choose_by_weight
-from .embedding import Init, TSNEResult, tsne_of_distances
+from .embedding import Init, TSNEResult, require_init, tsne_of_distances
 from .engines import Engine, require_engine
 from .errors import InputError
 from .kmedoids import KMedoidsSweep, kmedoids_sweep
@@ -75,8 +75,9 @@ class SelectionConfig(BaseModel):
             raise InputError(f"{name}: {first['msg']}, got {first['input']!r}") from None
 
     @model_validator(mode="after")
-    def _check_budget(self) -> SelectionConfig:
+    def _check_together(self) -> SelectionConfig:
         require_budget(self.budget)
+        require_init(self.init, self.engine)
         if self.budget is None and self.criterion != "separability":
             raise InputError(f"criterion {self.criterion!r} needs a budget, it finds no knee")
         return self

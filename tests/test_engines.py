@@ -85,8 +85,11 @@ def test_cuml_of_either_naming(install, made, name):
 
 def test_cuml_takes_no_other_start(install):
     install("cuml", NewCuml)
+    for init in ("pca", ROWS[:, :2]):
+        with pytest.raises(InputError, match="init must be 'random' for engine 'cuml'"):
+            tsne(ROWS, engine="cuml", init=init)
     with pytest.raises(InputError, match="init must be 'random' for engine 'cuml'"):
-        tsne(ROWS, engine="cuml")
+        SelectionConfig(engine="cuml")
 
 
 def test_selections_by_another_engine(install):
