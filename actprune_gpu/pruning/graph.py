@@ -1,0 +1,165 @@
+"""The channels of a network: who writes and reads them, which may go, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from ..errors import InputError
+
+Channels = NDArray[np.int64]
+
+CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """A module with parameters, and the channels that it reads and writes.
+
+    Attributes:
+        name: Of the module.
+        layer: Of the block that the module is part of, as users know it.
+        module: A convolution or a batch normalization.
+        inputs: ``[C_in]`` channel numbers; those of ``outputs`` for a module that treats every
+            channel by itself (batch normalization, depthwise convolution).
+        outputs: ``[C_out]`` channel numbers.
+        positions: Places at which a convolution is applied to the example, all images together,
+            when the network predicts; 0 if only training needs it.
+    """
+
+    name: str
+    layer: str
+    module: nn.Module
+    inputs: Channels
+    outputs: Channels
+    positions: int
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the module makes new channels out of others."""
+        return self.is_convolution and getattr(self.module, "groups", 1) == 1
+
+    @property
+    def is_convolution(self) -> bool:
+        """Whether the module is a convolution."""
+        return isinstance(self.module, CONVOLUTIONS)
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGroup:
+    """Channels that one selection decides on.
+
+    Attributes:
+        name: The first layer that writes them, with the range of its channels where it writes
+            others besides: ``"model.4.cv1[32:64]"``.
+        channels: ``[C]`` channel numbers.
+        members: For every layer that puts them out, in running order, which of its output channels
+            they are, ``[C]``. Sums make channels of several layers the same.
+        active: Whether they are used when the network predicts; else only training needs them.
+    """
+
+    name: str
+    channels: Channels
+    members: Mapping[str, Channels]
+    active: bool
+
+    @property
+    def n_channels(self) -> int:
+        """C, the number of channels."""
+        return len(self.channels)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs.
+
+    Attributes:
+        parameters: Number of all parameters.
+        flops: Floating point operations of the convolutions for the example, a multiplication and
+            an addition counted as two.
+    """
+
+    parameters: int
+    flops: int
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGraph:
+    """The channels of a network and who uses them.
+
+    Attributes:
+        uses: Every convolution and batch normalization that ran, in running order.
+        groups: The channels that may go, in running order.
+        twins: Names of groups that must keep equally many channels: the parts of a split.
+        held: For every layer with output channels that must stay, why.
+        other_parameters: Number of parameters outside of ``uses``.
+    """
+
+    uses: Mapping[str, Use]
+    groups: tuple[ChannelGroup, ...]
+    twins: tuple[tuple[str, ...], ...]
+    held: Mapping[str, str]
+    other_parameters: int
+
+    def __getitem__(self, name: str) -> ChannelGroup:
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, ChannelGroup]:
+        return {group.name: group for group in self.groups}
+
+    @cached_property
+    def n_channels(self) -> int:
+        """Number of different channels."""
+        return 1 + max(int(max(use.inputs.max(), use.outputs.max())) for use in self.uses.values())
+
+    def kept(self, keep: Mapping[str, Iterable[int]]) -> NDArray[np.bool_]:
+        """Return ``[n_channels]``, which channels stay if each group keeps ``keep[its name]``.
+
+        Groups that are not mentioned keep all. The channels are numbers within the group.
+
+        Raises:
+            InputError: If a group is unknown, keeps no channel or one that it does not have, or if
+                twins differ in how many they keep.
+        """
+        stays = np.ones(self.n_channels, dtype=bool)
+        sizes = {group.name: group.n_channels for group in self.groups}
+        for name, numbers in keep.items():
+            if name not in sizes:
+                raise InputError(f"keep names {name}, which is no group of channels of this model")
+            kept = np.unique(np.asarray(list(numbers), dtype=np.int64))
+            if not len(kept) or kept[0] < 0 or kept[-1] >= sizes[name]:
+                raise InputError(
+                    f"keep of {name} must hold channels in 0..{sizes[name] - 1}, "
+                    f"got {kept.tolist()}"
+                )
+            stays[self[name].channels] = False
+            stays[self[name].channels[kept]] = True
+            sizes[name] = len(kept)
+        for parts in self.twins:
+            if len({sizes[name] for name in parts}) > 1:
+                raise InputError(
+                    f"{' and '.join(parts)} must keep equally many channels, the network splits "
+                    f"them in equal parts, got {' and '.join(str(sizes[name]) for name in parts)}"
+                )
+        return stays
+
+    def cost(self, stays: NDArray[np.bool_]) -> Cost:
+        """Return what the network costs if only the channels ``stays [n_channels]`` remain."""
+        parameters, flops = self.other_parameters, 0
+        for use in self.uses.values():
+            n_in, n_out = int(stays[use.inputs].sum()), int(stays[use.outputs].sum())
+            module: Any = use.module
+            weights = n_out if module.weight is not None else 0
+            if use.is_convolution:
+                per_output = n_in if use.mixes else module.in_channels // module.groups
+                weights = n_out * per_output * int(np.prod(module.kernel_size))
+                flops += 2 * weights * use.positions
+            parameters += weights + (n_out if module.bias is not None else 0)
+        return Cost(parameters, flops)

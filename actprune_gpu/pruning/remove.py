@@ -1,0 +1,68 @@
+"""Removing channels: the tensors shrink, the classes of the modules stay what they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from .graph import ChannelGraph, Use
+
+
+def remove_channels(graph: ChannelGraph, stays: NDArray[np.bool_]) -> None:
+    """Take channels out of the modules that ``graph`` was traced from, in place.
+
+    Weights, biases, statistics and the modules' own account of their width shrink; gradients are
+    dropped. The graph describes the network as it was before and is of no use afterwards.
+
+    Args:
+        graph: Of the network.
+        stays: ``[n_channels]``, which channels remain, from `ChannelGraph.kept`.
+    """
+    with torch.no_grad():
+        for use in graph.uses.values():
+            inputs, outputs = (
+                torch.from_numpy(np.flatnonzero(stays[channels]))
+                for channels in (use.inputs, use.outputs)
+            )
+            if len(inputs) == len(use.inputs) and len(outputs) == len(use.outputs):
+                continue
+            if isinstance(use.module, nn.BatchNorm2d):
+                _shrink_norm(use.module, outputs)
+            else:
+                _shrink_convolution(use, inputs, outputs)
+
+
+def _shrink_convolution(use: Use, inputs: Tensor, outputs: Tensor) -> None:
+    module: Any = use.module
+    transposed = isinstance(module, nn.ConvTranspose2d)
+    axis_out, axis_in = (1, 0) if transposed else (0, 1)
+    if use.mixes:
+        _select(module, "weight", inputs, axis_in)
+        _select(module, "weight", outputs, axis_out)
+        module.in_channels = len(inputs)
+    elif module.groups == module.out_channels:  # depthwise: a filter of one channel for each
+        _select(module, "weight", outputs, 0)
+        module.groups = module.in_channels = len(outputs)
+    module.out_channels = len(outputs)
+    _select(module, "bias", outputs)
+
+
+def _shrink_norm(module: nn.BatchNorm2d, outputs: Tensor) -> None:
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        _select(module, name, outputs)
+    module.num_features = len(outputs)
+
+
+def _select(module: nn.Module, name: str, index: Tensor, axis: int = 0) -> None:
+    """Keep some rows of a parameter or buffer."""
+    old = getattr(module, name)
+    if old is None:
+        return
+    new = old.detach().index_select(axis, index.to(old.device)).clone()
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new, requires_grad=old.requires_grad)
+    setattr(module, name, new)
