@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,15 +44,27 @@ class Checkpoint:
         """The names of the classes that the model tells apart."""
         return class_names_of(self.model)
 
+    @property
+    def task(self) -> str:
+        """What the model is for: "detect", "segment", "pose" or "obb"."""
+        return task_of(self.model)
 
-def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+
+def load_checkpoint(
+    path: str | os.PathLike[str], *, tasks: Sequence[str] = ("detect",)
+) -> Checkpoint:
     """Open a checkpoint of a detection model.
 
     A checkpoint is a pickle, which can run any code when it is opened: open only files that you
     trust, as with ``ultralytics.YOLO``.
 
+    Args:
+        path: The file.
+        tasks: What the model may be for; "segment", "pose" and "obb" are detection with more.
+
     Raises:
-        InputError: If the file is missing or unreadable, or holds no Ultralytics detection model.
+        InputError: If the file is missing or unreadable, or holds no Ultralytics model for one of
+            the ``tasks``.
     """
     file = Path(path)
     if not file.is_file():
@@ -62,7 +74,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     model = contents.get("ema") or contents.get("model") if isinstance(contents, dict) else None
     if not isinstance(model, nn.Module):
         raise InputError(f"{path} must be an Ultralytics checkpoint, got no model in it")
-    _require_detection(model, path)
+    _require_detection(model, path, tasks)
     dtype = next(model.parameters()).dtype
     for module in model.modules():
         if isinstance(module, nn.Upsample) and not hasattr(module, "recompute_scale_factor"):
@@ -185,17 +197,24 @@ class _HeadReached(Exception):
     """Ends a forward pass before the detection head."""
 
 
-def _require_detection(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    tasks = ultralytics_module("ultralytics.nn.tasks")
+def task_of(model: nn.Module) -> str:
+    """Return what an Ultralytics model is for: "detect", "segment" and so on."""
+    known = getattr(model, "task", None)
+    return str(known or ultralytics_module("ultralytics.nn.tasks").guess_model_task(model))
+
+
+def _require_detection(
+    model: nn.Module, path: str | os.PathLike[str], tasks: Sequence[str]
+) -> None:
+    stock = ultralytics_module("ultralytics.nn.tasks")
     kind = type(model).__name__
-    if not isinstance(model, tasks.BaseModel):
-        raise InputError(f"{path} must hold a YOLO detection model, got {kind}")
-    task = getattr(model, "task", None) or tasks.guess_model_task(model)
+    wanted = "detection model" if tuple(tasks) == ("detect",) else f"model for {', '.join(tasks)}"
+    if not isinstance(model, stock.BaseModel):
+        raise InputError(f"{path} must hold a YOLO {wanted}, got {kind}")
+    task = task_of(model)
     head: Any = model.model[-1]
-    if task != "detect" or not isinstance(head, tasks.Detect):
-        raise InputError(
-            f"{path} must hold a YOLO detection model, got {kind} for the task {task!r}"
-        )
+    if task not in tasks or not isinstance(head, stock.Detect):
+        raise InputError(f"{path} must hold a YOLO {wanted}, got {kind} for the task {task!r}")
     if _input_channels(model) != 3:
         raise InputError(
             f"{path} must hold a model of images with 3 channels, got {_input_channels(model)}"

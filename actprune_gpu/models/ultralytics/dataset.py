@@ -103,7 +103,7 @@ def load_dataset(
             range, no image has a label, or ``strict`` and something would be left out.
     """
     layout = read_layout(path, split)
-    files = _list_images(layout.sources)
+    files = list_images(layout.sources)
     if not files:
         raise InputError(f"no images in {_listing(layout.sources)}, the {split!r} split of {path}")
     digest = hashlib.sha256(repr(layout.class_names).encode())
@@ -235,7 +235,8 @@ def _class_names(content: dict[Any, Any], path: str | os.PathLike[str]) -> tuple
     return tuple(str(name) for name in names)
 
 
-def _list_images(sources: Iterable[Path]) -> set[Path]:
+def list_images(sources: Iterable[Path]) -> set[Path]:
+    """Return the image files that folders hold and text files list; the latter may be missing."""
     files: set[Path] = set()
     for source in sources:
         if source.is_dir():

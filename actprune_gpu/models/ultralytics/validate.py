@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from unittest import mock
 
-import numpy as np
 import torch
-import yaml
 from torch import nn
 
 from . import ultralytics_module
 from .checkpoint import class_names_of, load_checkpoint
-from .dataset import Dataset, load_dataset
-from .matching import model_classes
+from .contained import contained
+from .dataset import load_dataset
+from .mirror import boxes_of, mirror
 
 
 def validate(
@@ -53,19 +47,16 @@ def validate(
     """
     network = model if isinstance(model, nn.Module) else load_checkpoint(model).model
     names = class_names_of(network)
-    dataset = load_dataset(data, split)
+    images = boxes_of(load_dataset(data, split), names)
     detect = ultralytics_module("ultralytics.models.yolo.detect")
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        _contained(),
-        # Checking a data set makes Ultralytics download a font, for plots that nobody draws.
-        mock.patch("ultralytics.data.utils.check_font"),
-    ):
+    with tempfile.TemporaryDirectory() as scratch, contained():
         folder = Path(scratch)
+        # Ultralytics wants to be told of images for training too.
+        description = mirror({"val": images}, names, folder, train="images/val")
         validator = detect.DetectionValidator(
             save_dir=folder / "runs",
             args={
-                "data": str(_mirror(dataset, names, folder)),
+                "data": str(description),
                 "imgsz": image_size,
                 "batch": batch_size,
                 "device": str(device),
@@ -79,54 +70,3 @@ def validate(
         validator(model=deepcopy(network))
         box = validator.metrics.box
         return {"map50": float(box.map50), "map50_95": float(box.map)}
-
-
-def _mirror(dataset: Dataset, names: tuple[str, ...], folder: Path) -> Path:
-    """Make a data set of links in ``folder``, in the model's classes, and return its YAML file."""
-    classes = np.array(model_classes(dataset.class_names, names))
-    labelled = {image.name: image for image in dataset.images}
-    background = dataset.skipped.images_without_labels + dataset.skipped.empty_label_files
-    for kind in ("images", "labels"):
-        (folder / kind).mkdir()
-    # In the order of the names, as they are: it decides which images share a batch.
-    for number, name in enumerate(sorted((*labelled, *background))):
-        file = dataset.root / name
-        _link(file, folder / "images" / f"{number:08d}{file.suffix}")
-        if name in labelled:
-            image = labelled[name]
-            known = classes[image.classes] >= 0
-            low, high = image.boxes[known, :2], image.boxes[known, 2:]
-            rows = np.column_stack([classes[image.classes[known]], (low + high) / 2, high - low])
-            np.savetxt(folder / "labels" / f"{number:08d}.txt", rows, fmt=["%d"] + ["%.9f"] * 4)
-    description = folder / "data.yaml"
-    content = {"path": str(folder), "train": "images", "val": "images", "names": list(names)}
-    description.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
-    return description
-
-
-def _link(file: Path, link: Path) -> None:
-    with file.open("rb") as stream:
-        start = stream.read(2)
-        stream.seek(-len(start), os.SEEK_END)
-        # A JPEG without its end mark is rewritten by Ultralytics: that must happen to a copy.
-        unfinished = start == b"\xff\xd8" and stream.read(2) != b"\xff\xd9"
-    if not unfinished:
-        try:
-            link.symlink_to(file.absolute())
-            return
-        except OSError:
-            pass  # a file system without links
-    shutil.copyfile(file, link)
-
-
-@contextmanager
-def _contained() -> Iterator[None]:
-    """Silence Ultralytics' tables and progress bars, and undo what it sets for the process."""
-    logger: logging.Logger = ultralytics_module("ultralytics.utils").LOGGER
-    level, threads = logger.level, torch.get_num_threads()
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        torch.set_num_threads(threads)  # its choice of a device comes with a number of threads

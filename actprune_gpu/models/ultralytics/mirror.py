@@ -1,0 +1,126 @@
+"""Data sets of links, for Ultralytics to work on.
+
+Its data set classes leave caches beside the labels and repair some images in place, so they never
+see the user's folders: they are given links to the images, and labels in the model's own classes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ...errors import InputError
+from .dataset import Dataset, label_path, list_images, read_layout
+from .matching import model_classes
+
+# An image and the text of its label file; None if it has none.
+Labelled = tuple[Path, str | None]
+
+
+def mirror(
+    splits: Mapping[str, Sequence[Labelled]],
+    names: Sequence[str],
+    folder: Path,
+    **description: Any,
+) -> Path:
+    """Make a data set of links and return its YAML file.
+
+    Args:
+        splits: The images of each split.
+        names: The names of the classes.
+        folder: Where to make it.
+        description: What else the YAML file is to say.
+    """
+    for split, images in splits.items():
+        for kind in ("images", "labels"):
+            (folder / kind / split).mkdir(parents=True)
+        for number, (image, labels) in enumerate(images):
+            _link(image, folder / "images" / split / f"{number:08d}{image.suffix}")
+            if labels is not None:
+                file = folder / "labels" / split / f"{number:08d}.txt"
+                file.write_text(labels, encoding="utf-8")
+    places = {split: f"images/{split}" for split in splits}
+    content = {"path": str(folder), **places, "names": list(names), **description}
+    file = folder / "data.yaml"
+    file.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
+    return file
+
+
+def boxes_of(dataset: Dataset, names: Sequence[str]) -> list[Labelled]:
+    """Return images and boxes of a split, in the model's classes, background images included.
+
+    They come in the order of their names, which decides which images share a batch.
+    """
+    classes = np.array(model_classes(dataset.class_names, names))
+    labelled = {image.name: image for image in dataset.images}
+    background = dataset.skipped.images_without_labels + dataset.skipped.empty_label_files
+    found: list[Labelled] = []
+    for name in sorted((*labelled, *background)):
+        text = None
+        if name in labelled:
+            image = labelled[name]
+            known = classes[image.classes] >= 0
+            low, high = image.boxes[known, :2], image.boxes[known, 2:]
+            rows = np.column_stack([classes[image.classes[known]], (low + high) / 2, high - low])
+            text = "".join("{:.0f} {:.9f} {:.9f} {:.9f} {:.9f}\n".format(*row) for row in rows)
+        found.append((dataset.root / name, text))
+    return found
+
+
+def rows_of(data: str | os.PathLike[str], split: str, names: Sequence[str]) -> list[Labelled]:
+    """Return images and label rows of a split as they are, but in the model's classes.
+
+    Polygons, rotated boxes and key points stay what they are. Rows of classes that the model does
+    not know are left out.
+
+    Raises:
+        InputError: If the data set cannot be read, or a row's class is none of its classes.
+    """
+    layout = read_layout(data, split)
+    classes = model_classes(layout.class_names, names)
+    images = sorted(file for file in list_images(layout.sources) if file.is_file())
+    if not images:
+        raise InputError(f"no images in the {split!r} split of {data}")
+    return [(image, _in_classes(label_path(image), classes)) for image in images]
+
+
+def _in_classes(file: Path, classes: Sequence[int]) -> str | None:
+    if not file.is_file():
+        return None
+    text = ""
+    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    for number, line in enumerate(lines, start=1):
+        label, _, rest = line.strip().partition(" ")
+        try:
+            index = int(float(label))
+        except ValueError:
+            continue
+        if not 0 <= index < len(classes):
+            raise InputError(
+                f"class index in {file}, row {number}, must lie in 0..{len(classes) - 1}, "
+                f"got {index}"
+            )
+        if classes[index] >= 0:
+            text += f"{classes[index]} {rest}\n"
+    return text
+
+
+def _link(file: Path, link: Path) -> None:
+    with file.open("rb") as stream:
+        start = stream.read(2)
+        stream.seek(-len(start), os.SEEK_END)
+        # A JPEG without its end mark is rewritten by Ultralytics: that must happen to a copy.
+        unfinished = start == b"\xff\xd8" and stream.read(2) != b"\xff\xd9"
+    if not unfinished:
+        try:
+            link.symlink_to(file.absolute())
+            return
+        except OSError:
+            pass  # a file system without links
+    shutil.copyfile(file, link)

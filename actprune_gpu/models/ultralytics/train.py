@@ -1,0 +1,239 @@
+"""Fine-tuning of a pruned network, by Ultralytics' own trainer."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import yaml
+from torch import nn
+
+from ...devices import resolve_device
+from ...errors import InputError
+from ...files import replace_file
+from . import ultralytics_module
+from .checkpoint import Checkpoint, load_checkpoint
+from .contained import contained
+from .dataset import load_dataset
+from .mirror import Labelled, boxes_of, mirror, rows_of
+from .trainer import finish, trainer_class
+
+TASKS = ("detect", "segment", "pose", "obb")
+SETTINGS_FILE = "training.json"
+_LAST, _BEST = Path("weights", "last.pt"), Path("weights", "best.pt")
+# Arguments of Ultralytics that are decided here.
+_OURS = {
+    *("task", "mode", "model", "data", "epochs", "imgsz", "batch", "device", "resume", "cfg"),
+    *("project", "name", "exist_ok", "save_dir", "save", "pretrained", "plots", "split", "nms"),
+    *("single_cls", "distill_model", "quantize", "cache"),
+}
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training has led to.
+
+    Attributes:
+        best: The checkpoint of the epoch with the best validation.
+        last: The checkpoint of the last epoch.
+        epochs: Epochs done, in all parts of a resumed training.
+        metrics: Validation of ``best``, by Ultralytics' names: ``"metrics/mAP50(B)"``.
+    """
+
+    best: Path
+    last: Path
+    epochs: int
+    metrics: Mapping[str, float]
+
+
+def train(
+    model: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    epochs: int = 100,
+    image_size: int | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    **overrides: Any,
+) -> TrainResult:
+    """Fine-tune a model, whatever the number of its channels.
+
+    Ultralytics' own ``train`` builds the network anew from its YAML, with all channels, and leaves
+    those that it finds no weights for to chance. Here the network stays what it is. The data set is
+    worked on through links, so nothing is written beside it; nothing is fetched from the network.
+    The classes are the model's.
+
+    Writes ``weights/last.pt`` and ``weights/best.pt`` into ``out`` after every epoch, and
+    ``results.csv`` and ``training.json``. All random generators are seeded.
+
+    Args:
+        model: The checkpoint, for detection, segmentation, poses or rotated boxes.
+        data: The data set, an Ultralytics YAML file with the splits ``train`` and ``val``.
+        out: Folder for the results; must be empty or missing, unless ``resume`` or ``force``.
+        epochs: Passes over the images.
+        image_size: Side of the network's input; what it was trained with if left out.
+        batch_size: Images in one step; 16 if left out.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; one only.
+        resume: Go on with the training in ``out``, which must have been given the same arguments;
+            only ``data`` may lie elsewhere now, and ``device`` may be another.
+        force: Begin anew in a folder that is not empty; the checkpoints of an earlier training go.
+        progress: Called with (epochs done, epochs in all).
+        **overrides: Training arguments of Ultralytics: ``lr0``, ``optimizer``, ``patience``...
+
+    Raises:
+        InputError: If an argument, the model or the data set is bad, or there is nothing to resume.
+            Nothing has been written then.
+    """
+    for name, value in (("epochs", epochs), ("image_size", image_size), ("batch_size", batch_size)):
+        if value is not None and (type(value) is not int or value < 1):
+            raise InputError(f"{name} must be a whole number from 1, got {value!r}")
+    where = resolve_device(device)
+    folder = _require_folder(out, may_hold_files=force or resume)
+    checkpoint = load_checkpoint(model, tasks=TASKS)
+    if image_size is None:
+        size = (checkpoint.contents.get("train_args") or {}).get("imgsz", 640)
+        image_size = int(max(size) if isinstance(size, list | tuple) else size)
+    settings = {
+        "model_sha256": checkpoint.fingerprint,
+        "epochs": epochs,
+        "image_size": image_size,
+        "batch_size": batch_size or 16,
+        **_require_overrides(overrides),
+    }
+    state = _require_state(folder, settings) if resume else None
+    splits, description = _read(checkpoint, data)
+
+    if state is None:
+        for file in (_LAST, _BEST):
+            (folder / file).unlink(missing_ok=True)
+        replace_file(folder / SETTINGS_FILE, (json.dumps(settings, indent=2) + "\n").encode())
+    elif state["epoch"] + 1 >= epochs:  # interrupted after the last epoch
+        return _finished(folder, {"data": str(data), "model": checkpoint.path.name}, epochs)
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        contained(),
+        mock.patch(
+            # The stock check downloads a model. What it finds out concerns devices older than ours.
+            "ultralytics.engine.trainer.check_amp",
+            lambda network: next(network.parameters()).is_cuda,
+        ),
+    ):
+        arguments = {
+            **overrides,
+            "model": str(checkpoint.path),
+            "data": str(mirror(splits, checkpoint.class_names, Path(scratch), **description)),
+            "epochs": epochs,
+            "imgsz": image_size,
+            "batch": batch_size or 16,
+            "device": str(where),
+            "save_dir": str(folder.absolute()),
+            "resume": str(folder / _LAST) if state else False,
+            "plots": False,
+            "verbose": False,
+            "amp": overrides.get("amp", where.type == "cuda"),
+        }
+        trainer = trainer_class(checkpoint.task)(overrides=arguments)
+        (folder / "args.yaml").unlink()  # settings again, and paths that do not last
+        trainer.recorded = {"data": str(data), "model": checkpoint.path.name}
+        trainer.model, trainer.state = _network(checkpoint, state), state
+        if progress:
+            trainer.add_callback("on_model_save", lambda t: progress(t.epoch + 1, t.epochs))
+        trainer.train()
+        metrics = {name: float(value) for name, value in trainer.metrics.items()}
+        return TrainResult(trainer.best, trainer.last, trainer.epoch + 1, metrics)
+
+
+def _require_folder(out: str | os.PathLike[str], *, may_hold_files: bool) -> Path:
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"out must be a folder, got the file {folder}")
+    if folder.is_dir() and any(folder.iterdir()) and not may_hold_files:
+        raise InputError(f"out must be an empty folder, got {folder} with files in it: use force")
+    return folder
+
+
+def _require_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the overrides, all of which Ultralytics knows and nobody else decides on."""
+    configuration = ultralytics_module("ultralytics.cfg")
+    for name in overrides:
+        if name in _OURS or name not in configuration.DEFAULT_CFG_DICT:
+            reason = "is decided by train" if name in _OURS else "is unknown to Ultralytics"
+            raise InputError(
+                f"{name} must be a training argument of Ultralytics, got one that {reason}"
+            )
+    try:
+        configuration.get_cfg(overrides=dict(overrides))
+        json.dumps(overrides)
+    except (TypeError, ValueError) as error:
+        raise InputError(" ".join(str(error).split())) from None
+    return dict(overrides)
+
+
+def _require_state(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the checkpoint of an unfinished training with the same settings."""
+    last, file = folder / _LAST, folder / SETTINGS_FILE
+    if not last.is_file() or not file.is_file():
+        raise InputError(
+            f"resume needs the checkpoint of an unfinished training, got none in {folder}"
+        )
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    for name in {**stored, **settings}:
+        if stored.get(name) != settings.get(name):
+            raise InputError(
+                f"{name} must be {stored.get(name)!r}, as in the training to be resumed, "
+                f"got {settings.get(name)!r}"
+            )
+    state: dict[str, Any] = torch.load(last, map_location="cpu", weights_only=False)
+    if state.get("optimizer") is None:
+        raise InputError(f"resume needs an unfinished training, the one in {folder} is finished")
+    return state
+
+
+def _read(
+    checkpoint: Checkpoint, data: str | os.PathLike[str]
+) -> tuple[dict[str, list[Labelled]], dict[str, Any]]:
+    """Return the images of both splits, and what else Ultralytics must be told of them."""
+    names = checkpoint.class_names
+    if checkpoint.task == "detect":
+        return {s: boxes_of(load_dataset(data, s), names) for s in ("train", "val")}, {}
+    splits = {split: rows_of(data, split, names) for split in ("train", "val")}
+    if checkpoint.task != "pose":
+        return splits, {}
+    network: Any = checkpoint.model
+    shape = list(network.model[-1].kpt_shape)
+    content = yaml.safe_load(Path(data).read_text(encoding="utf-8-sig"))
+    if list(content.get("kpt_shape") or shape) != shape:
+        raise InputError(
+            f"kpt_shape of {data} must be the model's, {shape}, got {content['kpt_shape']}"
+        )
+    keys = ("flip_idx", "kpt_names", "kpt_oks_sigmas")
+    return splits, {"kpt_shape": shape, **{k: content[k] for k in keys if k in content}}
+
+
+def _network(checkpoint: Checkpoint, state: dict[str, Any] | None) -> nn.Module:
+    """Return the network to train; a resumed training goes on with the averaged weights."""
+    network: nn.Module = checkpoint.model
+    if state is not None:
+        network.load_state_dict(state["ema"].float().state_dict())
+    return network
+
+
+def _finished(folder: Path, recorded: Mapping[str, Any], epochs: int) -> TrainResult:
+    """Finish the checkpoints of a training that lacks nothing but that."""
+    last, best = folder.absolute() / _LAST, folder.absolute() / _BEST
+    for file in (last, best):
+        finish(file, recorded)
+    contents = torch.load(best, map_location="cpu", weights_only=False)
+    metrics = {name: float(value) for name, value in contents["train_metrics"].items()}
+    return TrainResult(best, last, epochs, metrics)

@@ -1,0 +1,256 @@
+"""Fine-tuning keeps a pruned network's shapes, goes on after an interrupt, leaves no traces."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_yaml
+from helpers import complains
+
+pytest.importorskip("ultralytics")
+
+from actprune_gpu.models.ultralytics.channels import shrink_model, trace_model
+from actprune_gpu.models.ultralytics.checkpoint import load_checkpoint, save_checkpoint
+from actprune_gpu.models.ultralytics.train import TASKS, train
+
+# Opens and runs checkpoints where this package cannot be imported.
+ELSEWHERE = """
+import sys
+sys.modules["actprune_gpu"] = None
+import numpy as np
+from ultralytics import YOLO
+for file in sys.argv[1:]:
+    model = YOLO(file)
+    model.predict(np.zeros((64, 64, 3), np.uint8), imgsz=64, verbose=False, device="cpu")
+    print(sum(p.numel() for p in model.model.parameters()), sorted(model.ckpt["train_args"]))
+"""
+# A step for every batch: by default so small a data set gets one step, at a learning rate of 0.
+QUICK = {"epochs": 2, "image_size": 64, "batch_size": 4, "device": "cpu", "nbs": 4}
+
+
+def tree(folder):
+    return {file: (file.stat().st_mtime_ns, file.stat().st_size) for file in folder.rglob("*")}
+
+
+def shapes(model):
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
+def half_of(model):
+    graph = trace_model(model)
+    keep = {group.name: range(max(1, group.n_channels // 2)) for group in graph.groups}
+    shrink_model(model, graph, graph.kept(keep))
+    return model
+
+
+@pytest.fixture(scope="module")
+def pruned(tiny_checkpoint, tmp_path_factory):
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    path = tmp_path_factory.mktemp("pruned") / "pruned.pt"
+    save_checkpoint(checkpoint, half_of(checkpoint.model), path)
+    return path
+
+
+@pytest.fixture
+def data(make_dataset):
+    return write_yaml(make_dataset(6), val="images/train")
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"the network was asked for {args}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def test_training_keeps_the_shapes(pruned, data, tmp_path, monkeypatch, capfd, offline):
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    (data.parent / "labels" / "train" / "001.txt").unlink()
+    before, model_before, threads = tree(data.parent), pruned.read_bytes(), torch.get_num_threads()
+    seen = []
+    result = train(
+        pruned, data, out=tmp_path / "out", progress=lambda *at: seen.append(at), **QUICK
+    )
+    assert seen == [(1, 2), (2, 2)]
+    assert result.epochs == 2
+    assert {"metrics/mAP50(B)", "metrics/mAP50-95(B)"} <= set(result.metrics)
+    assert all(np.isfinite(value) for value in result.metrics.values())
+    assert tree(data.parent) == before
+    assert pruned.read_bytes() == model_before
+    assert os.listdir(work) == []
+    assert torch.get_num_threads() == threads
+    assert capfd.readouterr() == ("", "")
+    assert sorted(
+        str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*.*")
+    ) == ["results.csv", "training.json", "weights/best.pt", "weights/last.pt"]
+
+    start = load_checkpoint(pruned)
+    for file in (result.best, result.last):
+        trained = load_checkpoint(file)
+        assert shapes(trained.model) == shapes(start.model)
+        assert trained.class_names == start.class_names
+        assert trained.dtype == torch.float16
+        assert trained.contents["epoch"] == -1
+        assert trained.contents["train_args"]["data"] == str(data)
+        assert str(tmp_path / "out") not in repr(trained.contents)
+        values = zip(trained.model.parameters(), start.model.parameters(), strict=True)
+        assert any(not torch.equal(a, b) for a, b in values)
+    # It can be trained again, and pruned again.
+    half_of(trained.model)(torch.rand(1, 3, 64, 64))
+
+
+def test_the_checkpoints_open_where_this_package_is_missing(pruned, data, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(done, total):
+        raise Stop
+
+    with pytest.raises(Stop):  # the checkpoint of an unfinished training too
+        train(pruned, data, out=tmp_path / "out", progress=stop, **QUICK)
+    files = [str(tmp_path / "out" / "weights" / name) for name in ("last.pt", "best.pt")]
+    run = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, *files], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    n_parameters = sum(p.numel() for p in load_checkpoint(pruned).model.parameters())
+    lines = [line for line in run.stdout.splitlines() if line.split()[0].isdigit()]
+    assert [int(line.split()[0]) for line in lines] == [n_parameters] * 2
+
+
+def test_an_interrupted_training_goes_on(pruned, data, tmp_path):
+    def interrupt(done, total):
+        if done == 1:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        train(pruned, data, out=out, progress=interrupt, lr0=0.001, optimizer="SGD", **QUICK)
+    state = torch.load(out / "weights" / "last.pt", weights_only=False)
+    assert state["epoch"] == 0
+    assert state["optimizer"] is not None
+    assert sorted(os.listdir(out / "weights")) == ["best.pt", "last.pt"]
+    with complains("epochs must be 2", "3"):
+        train(
+            pruned, data, out=out, resume=True, lr0=0.001, optimizer="SGD", **QUICK | {"epochs": 3}
+        )
+    with complains("lr0 must be 0.001", "None"):
+        train(pruned, data, out=out, resume=True, optimizer="SGD", **QUICK)
+
+    seen = []
+    result = train(
+        *(pruned, data),
+        out=out,
+        resume=True,
+        progress=lambda *at: seen.append(at),
+        lr0=0.001,
+        optimizer="SGD",
+        **QUICK,
+    )
+    assert seen == [(2, 2)]
+    assert result.epochs == 2
+    rows = (out / "results.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["epoch", "1", "2"]
+    assert shapes(load_checkpoint(result.last).model) == shapes(load_checkpoint(pruned).model)
+    with complains("finished"):
+        train(pruned, data, out=out, resume=True, lr0=0.001, optimizer="SGD", **QUICK)
+
+
+def test_an_interrupt_after_the_last_epoch_costs_nothing(pruned, data, tmp_path):
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    out, once = tmp_path / "out", QUICK | {"epochs": 1}
+    with pytest.raises(KeyboardInterrupt):
+        train(pruned, data, out=out, progress=interrupt, **once)
+    result = train(pruned, data, out=out, resume=True, **once)
+    assert result.epochs == 1
+    assert "metrics/mAP50(B)" in result.metrics
+    assert load_checkpoint(result.best).contents["epoch"] == -1
+
+
+@pytest.mark.parametrize("name", ["yolov8n-seg", "yolo11n-obb", "yolo26n-pose"])
+def test_other_heads_are_trained(name, data, tmp_path, offline):
+    import ultralytics
+
+    model = half_of(ultralytics.YOLO(f"{name}.yaml").model)
+    model.names = {0: "owl", **{index: f"other{index}" for index in range(1, len(model.names))}}
+    file = tmp_path / "model.pt"
+    torch.save({"model": deepcopy(model).half(), "train_args": {"imgsz": 64}}, file)
+    rows = {
+        "segment": "2 0.2 0.2 0.7 0.25 0.6 0.8 0.3 0.7\n0 0.1 0.1 0.5 0.1 0.5 0.5\n",
+        "obb": "2 0.2 0.2 0.7 0.25 0.6 0.8 0.1 0.7\n",
+        "pose": "2 0.5 0.5 0.6 0.6" + " 0.4 0.6 2" * 17 + "\n",
+    }[model.task]
+    for label in (data.parent / "labels" / "train").iterdir():
+        label.write_text(rows)
+    before = tree(data.parent)
+    result = train(file, data, out=tmp_path / "out", **QUICK | {"epochs": 1, "image_size": 32})
+    trained = load_checkpoint(result.best, tasks=TASKS)
+    assert shapes(trained.model) == shapes(model)
+    assert trained.task == model.task
+    assert tree(data.parent) == before
+    with complains("detection model", model.task):
+        load_checkpoint(result.best)
+
+
+def test_bad_inputs(pruned, data, make_dataset, tmp_path):
+    import ultralytics
+
+    out = tmp_path / "out"
+    with complains("no model file"):
+        train(tmp_path / "none.pt", data, out=out)
+    for bad in (0, -1, 1.5, True):
+        with complains("epochs", "from 1", repr(bad)):
+            train(pruned, data, out=out, epochs=bad)
+    with complains("image_size", "0"):
+        train(pruned, data, out=out, image_size=0)
+    with complains("batch_size", "'all'"):
+        train(pruned, data, out=out, batch_size="all")
+    for device in ("0,1", [0, 1], "cuda:0,1"):
+        with complains("device", str(device)):
+            train(pruned, data, out=out, device=device)
+    with complains("lr_zero", "unknown to Ultralytics"):
+        train(pruned, data, out=out, lr_zero=0.1)
+    with complains("plots", "is decided by train"):
+        train(pruned, data, out=out, plots=True)
+    with complains("lr0", "fast"):
+        train(pruned, data, out=out, lr0="fast")
+    with complains("resume", "none in"):
+        train(pruned, data, out=out, resume=True)
+    with complains("'val'"):
+        train(pruned, make_dataset(2, folder="unvalidated"), out=out)
+    assert not out.exists()
+    out.mkdir()
+    (out / "mine.txt").write_text("")
+    with complains("empty folder", "force"):
+        train(pruned, data, out=out)
+    with complains("must be a folder"):
+        train(pruned, data, out=out / "mine.txt")
+    classifier = tmp_path / "classifier.pt"
+    torch.save({"model": ultralytics.YOLO("yolov8n-cls.yaml").model}, classifier)
+    with complains("detect, segment, pose, obb", "'classify'"):
+        train(classifier, data, out=tmp_path / "new")
+    assert os.listdir(out) == ["mine.txt"]
+
+
+def test_a_forced_training_begins_anew(pruned, data, tmp_path):
+    out = tmp_path / "out"
+    (out / "weights").mkdir(parents=True)
+    (out / "weights" / "last.pt").write_text("of another training")
+    result = train(pruned, data, out=out, force=True, **QUICK | {"epochs": 1})
+    assert result.epochs == 1
+    assert load_checkpoint(result.last).class_names == load_checkpoint(pruned).class_names
+    settings = json.loads((out / "training.json").read_text())
+    assert settings["epochs"] == 1
+    assert settings["model_sha256"] == load_checkpoint(pruned).fingerprint
