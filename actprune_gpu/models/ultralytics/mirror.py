@@ -96,10 +96,10 @@ def _in_classes(file: Path, classes: Sequence[int]) -> str | None:
     text = ""
     lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
-        label, _, rest = line.strip().partition(" ")
+        label, *rest = line.split() or [""]
         try:
             index = int(float(label))
-        except ValueError:
+        except (ValueError, OverflowError):
             continue
         if not 0 <= index < len(classes):
             raise InputError(
@@ -107,7 +107,7 @@ def _in_classes(file: Path, classes: Sequence[int]) -> str | None:
                 f"got {index}"
             )
         if classes[index] >= 0:
-            text += f"{classes[index]} {rest}\n"
+            text += " ".join([str(classes[index]), *rest]) + "\n"
     return text
 
 

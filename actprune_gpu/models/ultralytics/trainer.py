@@ -55,6 +55,7 @@ class _KeepsItsNetwork:
         if not self.best.is_file():  # no validation gave a number
             self.best = self.last
         self.metrics = self.validator(model=self.best)
+        self.metrics.pop("fitness", None)
 
 
 def trainer_class(task: str) -> Any:
