@@ -234,6 +234,8 @@ def _finished(folder: Path, recorded: Mapping[str, Any], epochs: int) -> TrainRe
     last, best = folder.absolute() / _LAST, folder.absolute() / _BEST
     for file in (last, best):
         finish(file, recorded)
+    best = best if best.is_file() else last
     contents = torch.load(best, map_location="cpu", weights_only=False)
-    metrics = {name: float(value) for name, value in contents["train_metrics"].items()}
+    found = {key: value for key, value in contents["train_metrics"].items() if key != "fitness"}
+    metrics = {name: float(value) for name, value in found.items()}
     return TrainResult(best, last, epochs, metrics)
