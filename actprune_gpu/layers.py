@@ -9,20 +9,29 @@ from itertools import count
 
 import torch
 
-from .arrays import Array
 from .backends import backend_of
+from .budget import Budget
 from .errors import InputError
 from .kmedoids import kmedoids_sweeps
 from .moments import ClassMoments
-from .selection import Candidate, ChannelSelection, SelectionConfig, finish, prepare
-from .weights import LayerWeights
+from .selection import (
+    Candidate,
+    ChannelSelection,
+    SelectionConfig,
+    SomeMoments,
+    SomeWeights,
+    finish,
+    prepare,
+    score,
+)
 
 
 def select_layers(
-    moments: Mapping[str, ClassMoments],
-    weights: Mapping[str, LayerWeights | Array],
+    moments: Mapping[str, SomeMoments],
+    weights: Mapping[str, SomeWeights],
     *,
     config: SelectionConfig | None = None,
+    share: Callable[[Mapping[str, Candidate]], Mapping[str, Budget]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, ChannelSelection]:
     """Select the channels of several layers, each by itself, on all cores at once.
@@ -34,6 +43,8 @@ def select_layers(
         weights: Weights by layer, as `select_channels` takes them.
         config: How; the same for every layer. The criterion ``"random"`` draws for each layer from
             a seed of its own, made of ``config.seed`` and the layer's name.
+        share: Decides how many channels each layer keeps once it is known of all what they would
+            like; by default each gets the budget of ``config``.
         progress: Called with (layers done, layers in all).
 
     Returns:
@@ -58,30 +69,36 @@ def select_layers(
         except InputError as error:
             raise InputError(f"layer {name}: {error}") from None
 
-    def select(names: list[str]) -> dict[str, ChannelSelection]:
-        """Select layers whose moments are on one device."""
+    def score_all(names: list[str]) -> dict[str, Candidate]:
+        """Do the steps up to the knee for layers whose moments are on one device."""
         # The largest first: no core is left with a large layer at the end.
-        names = sorted(names, key=lambda name: -moments[name].n_channels)
-        backend = backend_of(moments[names[0]].count)
+        names = sorted(names, key=lambda name: -_first(moments[name]).n_channels)
+        backend = backend_of(_first(moments[names[0]]).count)
         candidates = dict(zip(names, backend.map(prepare_layer, names), strict=True))
         embedded = {name: layer.embedded for name, layer in candidates.items() if layer.embedded}
         points = [result.embedding for result in embedded.values()]
         sweeps = dict(zip(embedded, kmedoids_sweeps(points), strict=True))
-        selected = {}
         for name in names:
-            selected[name] = finish(candidates[name], sweeps.get(name))
+            if name in sweeps:
+                candidates[name] = score(candidates[name], sweeps[name])
             if progress:
                 progress(next(done), len(moments))
-        return selected
+        return candidates
 
     done = count(1)
     by_device: dict[torch.device, list[str]] = {}
     for name, layer in moments.items():
-        by_device.setdefault(layer.count.device, []).append(name)
+        by_device.setdefault(_first(layer).count.device, []).append(name)
     groups = list(by_device.values())
-    selections: dict[str, ChannelSelection] = {}
+    scored: dict[str, Candidate] = {}
     with ThreadPoolExecutor(len(groups)) as pool:
         # A single device is served from this thread, whose number of threads the user may have set.
-        for selected in map(select, groups) if len(groups) == 1 else pool.map(select, groups):
-            selections |= selected
-    return {name: selections[name] for name in moments}
+        for part in map(score_all, groups) if len(groups) == 1 else pool.map(score_all, groups):
+            scored |= part
+    scored = {name: scored[name] for name in moments}
+    budgets = share(scored) if share else {}
+    return {name: finish(scored[name], budgets.get(name)) for name in moments}
+
+
+def _first(moments: SomeMoments) -> ClassMoments:
+    return moments if isinstance(moments, ClassMoments) else moments[0]

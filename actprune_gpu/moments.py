@@ -165,6 +165,14 @@ class ClassMoments:
         m2 = self.m2 + other.m2 + delta * delta * self.count * share
         return ClassMoments(count, mean, m2, self.class_names)
 
+    def select(self, channels: Array) -> ClassMoments:
+        """Return the moments of some channels, ``[K]`` integers, in that order."""
+        index = to_tensor(channels, "channels", "[K]", torch.int64).to(self.count.device)
+        _require_range(index, "channels", self.n_channels)
+        return ClassMoments(
+            self.count[:, index], self.mean[:, index], self.m2[:, index], self.class_names
+        )
+
     def to(self, device: torch.device | str) -> ClassMoments:
         """Return these moments on ``device``."""
         return ClassMoments(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,19 +13,19 @@ from torch import Tensor
 
 from .arrays import Array, require_finite, to_tensor
 from .backends import backend_of
-from .budget import KeepBounds, apply_budget, require_budget
+from .budget import Budget, KeepBounds, apply_budget, require_budget
 from .choice import by_weight, choose_by_weight
 from .embedding import Init, TSNEResult, require_init, tsne_of_distances
 from .engines import Engine, require_engine
 from .errors import InputError
 from .kmedoids import KMedoidsSweep, kmedoids_sweep
-from .knee import KneeMethod, find_knee
+from .knee import Knee, KneeMethod, find_knee
 from .moments import ClassMoments, require_moments
 from .separability import class_statistics
 from .silhouette import SilhouetteDefinition
 from .weights import LayerWeights, WeightKind
 
-Criterion = Literal["separability", "gamma", "l1", "l2", "random"]
+Criterion = Literal["separability", "reconstruct", "std", "gamma", "l1", "l2", "random"]
 _MIN_CHANNELS = 3
 
 
@@ -33,8 +34,8 @@ class SelectionConfig(BaseModel):
 
     Attributes:
         criterion: ``"separability"``, the method, or a baseline that ranks single channels:
-            BatchNorm ``"gamma"``, ``"l1"``, ``"l2"`` or ``"random"``. A baseline has no knee: it
-            keeps as many channels as the budget allows.
+            ``"reconstruct"``, ``"std"``, BatchNorm ``"gamma"``, ``"l1"``, ``"l2"`` or ``"random"``.
+            A baseline has no knee: it keeps as many channels as the budget allows.
         weight: What the channels of a cluster compete by.
         silhouette: Definition of the simplified silhouette.
         knee: How kneed smooths the MSS curve.
@@ -172,18 +173,25 @@ class ChannelSelection:
         return dropped.nonzero().flatten()
 
 
+# What stands for a layer, or for each of the layers whose channels must go together.
+SomeMoments = ClassMoments | Sequence[ClassMoments]
+SomeWeights = LayerWeights | Array | Sequence[LayerWeights]
+
+
 def select_channels(
-    moments: ClassMoments,
-    weights: LayerWeights | Array,
+    moments: SomeMoments,
+    weights: SomeWeights,
     *,
     config: SelectionConfig | None = None,
 ) -> ChannelSelection:
-    """Select the channels of one layer.
+    """Select the channels of one layer, or of several layers whose channels must go together.
 
     Args:
-        moments: Class moments of its C channels.
+        moments: Class moments of its C channels; of several layers, a sequence. Then what separates
+            the classes in any of them counts: the rows of their separability matrices are joined.
         weights: `LayerWeights`, or the layer's filters ``[C, ...]``, from which the norms follow,
-            or ready-made weights ``[C]`` that stand for whatever ``config`` names.
+            or ready-made weights ``[C]`` that stand for whatever ``config`` names. A sequence of
+            `LayerWeights` is summed.
         config: How; `SelectionConfig()` if left out.
 
     Returns:
@@ -194,66 +202,136 @@ def select_channels(
             two classes have samples.
     """
     candidate = prepare(moments, weights, config or SelectionConfig())
-    sweep = kmedoids_sweep(candidate.embedded.embedding) if candidate.embedded else None
-    return finish(candidate, sweep)
+    if candidate.embedded:
+        candidate = score(candidate, kmedoids_sweep(candidate.embedded.embedding))
+    return finish(candidate)
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A layer on its way through the steps: all up to the embedding, if the criterion has one."""
+    """A layer on its way through the steps; baselines have weights and nothing else.
+
+    Attributes:
+        weights: ``[C]`` float64 by which channels compete.
+        config: How they are selected.
+        embedded: The channels in two dimensions.
+        separability: Summary of the separability matrix.
+        sweep: The clusterings for every k.
+        knee: The knee of their silhouettes.
+    """
 
     weights: Tensor
     config: SelectionConfig
     embedded: TSNEResult | None = None
     separability: SeparabilitySummary | None = None
+    sweep: KMedoidsSweep | None = None
+    knee: Knee | None = None
+
+    @property
+    def n_channels(self) -> int:
+        """C, the number of channels."""
+        return self.weights.shape[0]
+
+    def proportion(self, scale: float) -> float:
+        """Return how many channels to keep if the whole model keeps more or less.
+
+        It grows with ``scale``, from 0. At 1 the method keeps its knee and a baseline all channels.
+        The criterion ``"reconstruct"`` keeps the channels that are needed to lose no more than the
+        share ``1 - scale`` of the readers' signal, the same in every layer.
+        """
+        if self.knee is not None:
+            return scale * self.knee.k
+        if self.config.criterion == "reconstruct":
+            return float((self.weights > 1.0 - scale).sum())
+        return scale * self.n_channels
 
 
-def prepare(
-    moments: ClassMoments, weights: LayerWeights | Array, config: SelectionConfig
-) -> Candidate:
+def prepare(moments: SomeMoments, weights: SomeWeights, config: SelectionConfig) -> Candidate:
     """Check the arguments of `select_channels` and do the steps up to the embedding."""
-    require_moments(moments)
-    n_channels = moments.n_channels
+    layers = [moments] if isinstance(moments, ClassMoments) else list(moments)
+    for layer in layers:
+        require_moments(layer)
+    if len({layer.n_channels for layer in layers}) != 1:
+        raise InputError(
+            "moments must be of at least one layer, all with as many channels, "
+            f"got {[layer.n_channels for layer in layers]}"
+        )
+    n_channels = layers[0].n_channels
     if n_channels < _MIN_CHANNELS:
         raise InputError(f"moments must have at least {_MIN_CHANNELS} channels, got {n_channels}")
-    values = _channel_weights(weights, moments, config).to(moments.count.device)
+    values = _channel_weights(weights, layers, config).to(layers[0].count.device)
     if config.criterion != "separability":
         return Candidate(values, config)
     require_engine(config.engine)
-    statistics, classes, left_out = class_statistics(moments)
-    backend = backend_of(moments.count)
-    distances = backend.separability_distances(statistics)
+    backend = backend_of(layers[0].count)
+    statistics = [class_statistics(layer) for layer in layers]
+    parts = [backend.separability_distances(found[0]) for found in statistics]
+    rows = None
+    if config.engine != "exact":
+        rows = torch.cat([backend.jeffries_matusita(found[0]) for found in statistics], 1)
     embedded = tsne_of_distances(
-        distances.squared,
+        torch.stack([part.squared for part in parts]).sum(0),
         perplexity=config.perplexity,
         n_iter=config.n_iter,
         init=config.init,
         seed=config.seed,
         engine=config.engine,
-        rows=None if config.engine == "exact" else backend.jeffries_matusita(statistics),
+        rows=rows,
     )
-    summary = SeparabilitySummary(classes, left_out, distances.row_mean, distances.row_max)
+    summary = SeparabilitySummary(
+        statistics[0][1],
+        statistics[0][2],
+        torch.stack([part.row_mean for part in parts]).mean(0),
+        torch.stack([part.row_max for part in parts]).amax(0),
+    )
     return Candidate(values, config, embedded, summary)
 
 
-def finish(candidate: Candidate, sweep: KMedoidsSweep | None) -> ChannelSelection:
-    """Do the steps after the k-medoids sweep of the embedding, which baselines have not."""
-    if sweep is None:
-        return _by_rank(candidate.weights, candidate.config)
-    return _by_separability(candidate, sweep)
+def score(candidate: Candidate, sweep: KMedoidsSweep) -> Candidate:
+    """Find the knee in the clusterings of the embedding."""
+    mss = sweep.mss_mean if candidate.config.silhouette == "mean" else sweep.mss_nearest
+    knee = find_knee(sweep.ks, mss, method=candidate.config.knee)
+    return replace(candidate, sweep=sweep, knee=knee)
+
+
+def finish(candidate: Candidate, budget: Budget | None = None) -> ChannelSelection:
+    """Choose as many channels as the budget says, by default that of the configuration."""
+    if budget is None:
+        config = candidate.config
+        budget = apply_budget(
+            candidate.knee.k if candidate.knee else candidate.n_channels,
+            candidate.n_channels,
+            budget=config.budget,
+            round_to=config.round_to,
+            min_channels=config.min_channels,
+        )
+    if candidate.sweep is None:
+        return _by_rank(candidate, budget)
+    return _by_separability(candidate, budget)
 
 
 def _channel_weights(
-    weights: LayerWeights | Array, moments: ClassMoments, config: SelectionConfig
+    weights: SomeWeights, layers: Sequence[ClassMoments], config: SelectionConfig
 ) -> Tensor:
     """Return the ``[C]`` float64 weights that the criterion needs."""
-    n_channels = moments.n_channels
+    moments, n_channels = layers[0], layers[0].n_channels
     if config.criterion == "random":
         order = np.random.RandomState(config.seed).permutation(n_channels)
         return torch.from_numpy(order).double()
     kind = config.weight if config.criterion == "separability" else config.criterion
     if isinstance(weights, LayerWeights):
-        values = weights.of_kind(kind, moments)
+        weights = [weights]
+    if isinstance(weights, list | tuple) and isinstance(weights[0], LayerWeights):
+        if len(weights) != len(layers):
+            raise InputError(
+                f"weights must be of the {len(layers)} layers of moments, got {len(weights)}"
+            )
+        parts = [part.of_kind(kind, of) for part, of in zip(weights, layers, strict=True)]
+        if len({len(part) for part in parts}) > 1:
+            raise InputError(
+                f"weights must have as many channels each, got {[len(part) for part in parts]}"
+            )
+        values = torch.stack(parts).sum(0)
     elif getattr(weights, "ndim", 1) == 1:
         values = to_tensor(weights, "weights", "[C]", torch.float64)
     else:
@@ -266,48 +344,36 @@ def _channel_weights(
     return values
 
 
-def _by_rank(weights: Tensor, config: SelectionConfig) -> ChannelSelection:
-    n_channels = weights.shape[0]
-    budget = apply_budget(
-        n_channels,
-        n_channels,
-        budget=config.budget,
-        round_to=config.round_to,
-        min_channels=config.min_channels,
-    )
+def _by_rank(candidate: Candidate, budget: Budget) -> ChannelSelection:
+    weights = candidate.weights
     keep = by_weight(weights)[: budget.k].sort().values
-    return ChannelSelection(keep, n_channels, config.criterion, budget.k, budget.reason, weights)
-
-
-def _by_separability(candidate: Candidate, sweep: KMedoidsSweep) -> ChannelSelection:
-    weights, config, embedded = candidate.weights, candidate.config, candidate.embedded
-    assert embedded is not None
-    n_channels = len(weights)
-    mss = sweep.mss_mean if config.silhouette == "mean" else sweep.mss_nearest
-    knee = find_knee(sweep.ks, mss, method=config.knee)
-    budget = apply_budget(
-        knee.k,
-        n_channels,
-        budget=config.budget,
-        round_to=config.round_to,
-        min_channels=config.min_channels,
+    return ChannelSelection(
+        keep, len(weights), candidate.config.criterion, budget.k, budget.reason, weights
     )
+
+
+def _by_separability(candidate: Candidate, budget: Budget) -> ChannelSelection:
+    weights, embedded = candidate.weights, candidate.embedded
+    sweep, knee = candidate.sweep, candidate.knee
+    assert embedded is not None
+    assert sweep is not None
+    assert knee is not None
     clustering = None
-    keep = torch.arange(n_channels, device=weights.device)
-    if budget.k < n_channels:
+    keep = torch.arange(len(weights), device=weights.device)
+    if budget.k < len(weights):
         clustering = sweep.clustering(budget.k)
         keep = choose_by_weight(clustering.cluster_labels, weights)
     return ChannelSelection(
         keep,
-        n_channels,
-        config.criterion,
+        len(weights),
+        candidate.config.criterion,
         budget.k,
         budget.reason,
         weights,
         k_star=knee.k,
         knee_reason=knee.reason,
         ks=sweep.ks,
-        mss=mss,
+        mss=sweep.mss_mean if candidate.config.silhouette == "mean" else sweep.mss_nearest,
         loss=sweep.loss,
         embedding=embedded.embedding,
         kl_divergence=embedded.kl_divergence,

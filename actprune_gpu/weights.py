@@ -12,7 +12,7 @@ from .arrays import Array, to_tensor
 from .errors import InputError
 from .moments import ClassMoments
 
-WeightKind = Literal["l1", "l2", "gamma", "activation"]
+WeightKind = Literal["l1", "l2", "gamma", "activation", "std", "reconstruct"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,11 +23,16 @@ class LayerWeights:
         l1: ``[C]`` sum of the magnitudes of each filter's weights (Li et al. 2017).
         l2: ``[C]`` Euclidean norm of each filter.
         gamma: ``[C]`` magnitude of each channel's BatchNorm scale (Liu et al. 2017).
+        std: ``[C]`` standard deviation of each channel over the cells of its feature maps.
+        reconstruct: ``[C]`` what share of the readers' signal is still lost when the channel's turn
+            comes: see `actprune_gpu.pruning.subset.rank_by_reconstruction`.
     """
 
     l1: Tensor | None = None
     l2: Tensor | None = None
     gamma: Tensor | None = None
+    std: Tensor | None = None
+    reconstruct: Tensor | None = None
 
     @classmethod
     def from_filters(cls, filters: Array, gamma: Array | None = None) -> LayerWeights:
@@ -55,7 +60,7 @@ class LayerWeights:
         if kind == "activation":
             count, mean = moments.count.cpu(), moments.mean.cpu()
             return (count * mean.abs()).sum(0) / count.sum(0).clamp(min=1)
-        weights: Tensor | None = {"l1": self.l1, "l2": self.l2, "gamma": self.gamma}[kind]
+        weights: Tensor | None = getattr(self, kind)
         if weights is None:
             raise InputError(f"weights must have {kind!r}, got a layer without")
         return to_tensor(weights, f"weights.{kind}", "[C]", torch.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,3 +163,15 @@ def _places(numbers: Channels, index: Mapping[int, int]) -> NDArray[np.int64]:
         (place, index[number]) for place, number in enumerate(numbers.tolist()) if number in index
     ]
     return np.array(at, dtype=np.int64).reshape(-1, 2)
+
+
+def norms(graph: ChannelGraph) -> dict[str, str]:
+    """Return, for convolutions, the batch normalization that directly follows."""
+    uses = list(graph.uses.values())
+    return {
+        use.name: after.name
+        for use, after in pairwise(uses)
+        if use.is_convolution
+        and not after.is_convolution
+        and np.array_equal(use.outputs, after.outputs)
+    }

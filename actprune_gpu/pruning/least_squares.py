@@ -1,0 +1,73 @@
+"""Ridge regression from streamed moments, its strength chosen on images held out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_CHUNK = 16384  # rows whose products are summed in float32 before float64 takes over
+_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Second moments of predictors and responses around common means.
+
+    Attributes:
+        predictor_mean: ``[D]`` float64.
+        response_mean: ``[R]`` float64.
+        covariance: ``[2, D, D]`` float64, sums of products of predictors: of the rows to fit, and
+            of the rows held out.
+        cross: ``[2, D, R]`` float64, sums of products of predictors and responses.
+    """
+
+    predictor_mean: Tensor
+    response_mean: Tensor
+    covariance: Tensor
+    cross: Tensor
+
+    @classmethod
+    def of(cls, predictors: Tensor, responses: Tensor, held_out: Tensor) -> Moments:
+        """Compute the moments of ``[S, D]`` and ``[S, R]``, rows held out where ``[S]`` is true."""
+        means = predictors.mean(0, dtype=torch.float64), responses.mean(0, dtype=torch.float64)
+        n, m = predictors.shape[1], responses.shape[1]
+        covariance, cross = (predictors.new_zeros(2, n, k, dtype=torch.float64) for k in (n, m))
+        for part, chosen in enumerate((~held_out, held_out)):
+            for rows in torch.split(chosen.nonzero().flatten(), _CHUNK):
+                x = predictors[rows] - means[0].float()
+                y = responses[rows] - means[1].float()
+                covariance[part] += (x.T @ x).double()
+                cross[part] += (x.T @ y).double()
+        return cls(*means, covariance, cross)
+
+
+def ridge(moments: Moments, prior: Tensor) -> tuple[Tensor, Tensor]:
+    """Solve min |Y - X W|^2 + s |W - prior|^2 for the strength s that predicts held-out rows best.
+
+    Args:
+        moments: Of X and Y.
+        prior: ``[D, R]`` float64, the weights to stay near to.
+
+    Returns:
+        ``[D, R]`` weights, fitted to all rows, and ``[R]`` intercepts, float64.
+    """
+    scale = moments.covariance[0].diagonal().mean().clamp(min=1e-30)
+    best, chosen = torch.inf, 0.0
+    for strength in _STRENGTHS:
+        weights = _solve(moments.covariance[0], moments.cross[0], prior, strength * scale)
+        # The squared error on the rows held out, up to a constant.
+        error = (weights * (moments.covariance[1] @ weights - 2 * moments.cross[1])).sum().item()
+        if error < best:
+            best, chosen = error, strength
+    covariance, cross = moments.covariance.sum(0), moments.cross.sum(0)
+    scale = covariance.diagonal().mean().clamp(min=1e-30)
+    weights = _solve(covariance, cross, prior, chosen * scale)
+    return weights, moments.response_mean - moments.predictor_mean @ weights
+
+
+def _solve(covariance: Tensor, cross: Tensor, prior: Tensor, strength: Tensor) -> Tensor:
+    eye = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+    factor = torch.linalg.cholesky(covariance + strength * eye)
+    return prior + torch.cholesky_solve(cross - covariance @ prior, factor)

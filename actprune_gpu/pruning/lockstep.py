@@ -1,0 +1,90 @@
+"""Two networks of one architecture that run side by side, module by module."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Name of a module, its input and output in the first network, and its input in the second.
+Step = Callable[[str, Tensor, Tensor, Tensor], None]
+_POLL_SECONDS = 0.1
+
+
+def lockstep(
+    first: nn.Module, second: nn.Module, names: Sequence[str], batch: Tensor, step: Step
+) -> None:
+    """Run both networks over a batch and call ``step`` before modules of the second run.
+
+    ``step`` may change the module that is about to run: that is what this is for. The first network
+    is one module ahead, in a thread of its own, so that only the feature maps of one module are
+    held beside those that the networks themselves hold.
+
+    Args:
+        first: The network that is watched, in evaluation mode.
+        second: The network that is changed, in evaluation mode, with the modules of the first.
+        names: Modules to stop at, each of which runs once, in the same order in both.
+        batch: ``[B, 3, H, W]``, on the device of both.
+        step: Called with the module's name, input and output in the first network, and input in the
+            second.
+    """
+    ahead: queue.Queue[tuple[str, Tensor, Tensor] | BaseException] = queue.Queue(1)
+    stopped = threading.Event()
+
+    def put(item: tuple[str, Tensor, Tensor] | BaseException) -> None:
+        while not stopped.is_set():
+            try:
+                ahead.put(item, timeout=_POLL_SECONDS)
+                return
+            except queue.Full:
+                continue
+        raise _Stopped
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda module, inputs, output: put((name, inputs[0], output))
+
+    def take(name: str) -> Callable[[nn.Module, Any], None]:
+        def hook(module: nn.Module, inputs: Any) -> None:
+            item = ahead.get()
+            if isinstance(item, BaseException):
+                raise item
+            assert item[0] == name, f"{item[0]} ran where {name} was expected"
+            step(*item, inputs[0])
+
+        return hook
+
+    def run_first() -> None:
+        try:
+            with torch.inference_mode():
+                first(batch)
+        except _Stopped:
+            pass
+        except BaseException as error:
+            with suppress(_Stopped):
+                put(error)
+
+    modules, others = dict(first.named_modules()), dict(second.named_modules())
+    handles = []
+    thread = threading.Thread(target=run_first, daemon=True)
+    try:
+        for name in names:
+            handles.append(modules[name].register_forward_hook(watch(name)))
+            handles.append(others[name].register_forward_pre_hook(take(name)))
+        thread.start()
+        with torch.inference_mode():
+            second(batch)
+    finally:
+        stopped.set()
+        if thread.is_alive():
+            thread.join()
+        for handle in handles:
+            handle.remove()
+
+
+class _Stopped(Exception):
+    """The second network is done or has failed."""

@@ -1,0 +1,207 @@
+"""Repair without training: what remains learns to do the work of what went.
+
+Original and pruned network run side by side over the same images, one module at a time. Before a
+convolution of the pruned network runs, it is changed so that, on the inputs that it really gets, it
+does what its original does; so every layer also makes up for what those before it got wrong. One
+pass is enough, because all images go through the network as one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .graph import ChannelGraph, Use
+from .grouping import norms
+from .least_squares import Moments, ridge
+from .lockstep import lockstep
+from .sampling import Calibration, Cells, patches
+
+RepairMethod = Literal["mean", "fold", "reconstruct", "bn"]
+# Rows of a regression: at least, and for each predictor.
+_MIN_ROWS = 32768
+_ROWS_PER_PREDICTOR = 64
+# Every fourth image is held out when the strength of a regression is chosen.
+_HOLD_OUT = 4
+
+
+def parse_repair(text: str) -> tuple[RepairMethod, ...]:
+    """Return the methods in a list such as ``"fold+bn"``; ``"none"`` is empty.
+
+    Raises:
+        InputError: If one of them is unknown.
+    """
+    methods = () if text == "none" else tuple(text.split("+"))
+    known: tuple[RepairMethod, ...] = get_args(RepairMethod)
+    if not set(methods) <= set(known):
+        raise InputError(
+            f"repair must be none or some of {', '.join(known)} joined by +, got {text!r}"
+        )
+    return tuple(method for method in known if method in methods)
+
+
+def repair(
+    original: nn.Module,
+    pruned: nn.Module,
+    graph: ChannelGraph,
+    stays: NDArray[np.bool_],
+    calibration: Calibration,
+    methods: Sequence[RepairMethod],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Repair a pruned network, in place.
+
+    ``"mean"`` puts the means of a convolution's dropped inputs into its bias. ``"fold"`` predicts
+    the dropped inputs from the kept ones instead, by ridge regression, and puts the prediction into
+    weights and bias. ``"reconstruct"`` goes on from there and fits the weights of every convolution
+    behind a dropped channel anew to the outputs wanted, by ridge regression around those that there
+    are. ``"bn"`` changes the statistics of every batch normalization behind a dropped channel so
+    that its outputs have the mean and variance that they had: regression alone puts out too little.
+
+    Where a convolution has no bias, the batch normalization behind it takes the constant.
+
+    Args:
+        original: The network before, in evaluation mode.
+        pruned: The network after, from `remove_channels`, in evaluation mode.
+        graph: Of the original.
+        stays: ``[n_channels]``, which channels of the original remain.
+        calibration: Images on the device of both networks.
+        methods: What to do.
+        progress: Called with (modules done, modules in all).
+    """
+    if not methods:
+        return
+    work = _Repair(pruned, graph, stays, calibration, methods)
+    names = [name for name in graph.uses if work.concerns(name)]
+    done = 0
+
+    def step(name: str, inputs: Tensor, outputs: Tensor, given: Tensor) -> None:
+        nonlocal done
+        work.step(graph.uses[name], inputs, outputs, given)
+        done += 1
+        if progress:
+            progress(done, len(names))
+
+    lockstep(original, pruned, names, calibration.images, step)
+
+
+class _Repair:
+    """The repair of one network."""
+
+    def __init__(
+        self,
+        pruned: nn.Module,
+        graph: ChannelGraph,
+        stays: NDArray[np.bool_],
+        calibration: Calibration,
+        methods: Sequence[RepairMethod],
+    ) -> None:
+        self._modules: dict[str, Any] = dict(pruned.named_modules())
+        self._stays = stays
+        self._calibration = calibration
+        self._methods = set(methods)
+        self._norm_of = norms(graph)
+        self._idle = {
+            use.layer for use in graph.uses.values() if use.is_convolution and not use.positions
+        }
+        self._layers = {name: use.layer for name, use in graph.uses.items()}
+
+    def concerns(self, name: str) -> bool:
+        """Return whether a module takes part in predictions."""
+        return self._layers[name] not in self._idle
+
+    def step(self, use: Use, inputs: Tensor, outputs: Tensor, given: Tensor) -> None:
+        """Change a module of the pruned network before it runs.
+
+        Args:
+            use: The module in the original.
+            inputs: What it got there.
+            outputs: What it made of it.
+            given: What it is about to get in the pruned network.
+        """
+        if given.shape == inputs.shape and torch.equal(given, inputs):
+            return  # nothing before it has changed
+        if not use.is_convolution:
+            if "bn" in self._methods:
+                self._match(use, inputs, given)
+        elif self._methods != {"bn"}:
+            self._fit(use, inputs, outputs, given)
+
+    def _fit(self, use: Use, inputs: Tensor, outputs: Tensor, given: Tensor) -> None:
+        convolution = self._modules[use.name]
+        kept = self._kept(use.inputs)
+        shift = None
+        if use.mixes and not kept.all():
+            shift = self._fold(use, inputs, given, kept)
+        if "reconstruct" in self._methods and use.mixes and isinstance(convolution, nn.Conv2d):
+            shift = self._reconstruct(use, given, outputs[:, self._kept(use.outputs)])
+        if shift is not None:
+            self._shift(use, shift)
+
+    def _fold(self, use: Use, inputs: Tensor, given: Tensor, kept: Tensor) -> Tensor:
+        """Predict the dropped inputs, and put that into the weights; return what to add."""
+        n, y, x = self._cells(given, given.shape[1])
+        moments = Moments.of(given[n, :, y, x], inputs[:, ~kept][n, :, y, x], n % _HOLD_OUT == 0)
+        nothing = torch.zeros_like(moments.cross[0])
+        if self._methods & {"fold", "reconstruct"}:
+            predict, constant = ridge(moments, nothing)
+        else:  # their means alone
+            predict, constant = nothing, moments.response_mean
+        before: Any = use.module
+        axis = 0 if isinstance(before, nn.ConvTranspose2d) else 1
+        filters = before.weight.movedim((axis, 1 - axis), (0, 1))  # [C_in, C_out, ...]
+        lost = filters[~kept][:, self._kept(use.outputs)].double()
+        gained = torch.einsum("kr,ro...->ko...", predict, lost)
+        self._modules[use.name].weight.add_(gained.movedim((0, 1), (axis, 1 - axis)))
+        shift: Tensor = torch.einsum("r,ro...->o", constant, lost)
+        return shift
+
+    def _reconstruct(self, use: Use, given: Tensor, wanted: Tensor) -> Tensor:
+        """Fit the weights to the outputs wanted; return what to add."""
+        convolution = self._modules[use.name]
+        weight = convolution.weight
+        cells = self._cells(wanted, weight[0].numel())
+        n, y, x = cells
+        seen = patches(given, convolution, cells)
+        moments = Moments.of(seen, wanted[n, :, y, x], n % _HOLD_OUT == 0)
+        fitted, intercept = ridge(moments, weight.flatten(1).double().T)
+        weight.copy_(fitted.T.reshape(weight.shape))
+        return intercept if convolution.bias is None else intercept - convolution.bias
+
+    def _shift(self, use: Use, by: Tensor) -> None:
+        """Add ``[C]`` to what a convolution puts out."""
+        convolution = self._modules[use.name]
+        if convolution.bias is not None:
+            convolution.bias.add_(by)
+        elif use.name in self._norm_of:
+            self._modules[self._norm_of[use.name]].running_mean.sub_(by)
+        else:
+            convolution.bias = nn.Parameter(by.to(convolution.weight), requires_grad=False)
+
+    def _match(self, use: Use, inputs: Tensor, given: Tensor) -> None:
+        """Give a batch normalization the statistics with which its outputs are as they were."""
+        norm = self._modules[use.name]
+        original: Any = use.module
+        kept = self._kept(use.outputs)
+        n, y, x = self._cells(given, 0)
+        old_var, old_mean = torch.var_mean(inputs[:, kept][n, :, y, x].double(), 0)
+        new_var, new_mean = torch.var_mean(given[n, :, y, x].double(), 0)
+        std = (original.running_var[kept].double() + norm.eps).sqrt()
+        scale = (new_var / old_var.clamp(min=1e-12)).sqrt().clamp(0.1, 10.0) * std
+        shift = (old_mean - original.running_mean[kept]) / std
+        norm.running_var.copy_((scale.square() - norm.eps).clamp(min=0.0))
+        norm.running_mean.copy_(new_mean - shift * scale)
+
+    def _kept(self, channels: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(self._stays[channels]).to(self._calibration.images.device)
+
+    def _cells(self, map_: Tensor, n_predictors: int) -> Cells:
+        size = (map_.shape[2], map_.shape[3])
+        return self._calibration.cells(size, max(_MIN_ROWS, _ROWS_PER_PREDICTOR * n_predictors))

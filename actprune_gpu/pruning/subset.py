@@ -1,0 +1,164 @@
+"""Column subset selection: the channels from which the others can be predicted best.
+
+What counts is not the channels themselves but what their readers make of them: the error is
+measured behind the readers' weights and normalization.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .graph import ChannelGraph, ChannelGroup, Use
+from .grouping import norms
+from .sampling import Calibration
+
+_ROWS_PER_CHANNEL = 64
+_MIN_ROWS = 32768
+# Of a channel's variance, what counts as explained for good: differences below are rounding.
+_NEGLIGIBLE = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """How one reader sees the channels of a group.
+
+    Attributes:
+        covariance: ``[C, C]`` float64, of the channels in the reader's input.
+        metric: ``[C, C]`` float64, the sum over the reader's outputs and taps of the products of
+            its weights: an error e of the channels is an error e' metric e behind the reader.
+    """
+
+    covariance: Tensor
+    metric: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """Channels in the order in which they are worth keeping.
+
+    Attributes:
+        order: ``[C]`` int64, the first k of which are the ones to keep.
+        error: ``[C + 1]`` float64, the share of the readers' signal that is lost if the first k are
+            kept and the others predicted from them; from 1 to 0.
+    """
+
+    order: Tensor
+    error: Tensor
+
+
+def rank_by_reconstruction(views: Sequence[View]) -> Ranking:
+    """Choose channels greedily, each the one that explains most of what is still unexplained.
+
+    For one view with the identity as metric this is the column subset selection of Farahat, Ghodsi
+    and Kamel (2011), eq. 15: the gain of a channel c is ``|R_c|^2 / R_cc`` for the covariance R of
+    what is unexplained; ``R_c' M R_c / R_cc`` in a metric M.
+
+    Args:
+        views: How the readers see the channels, at least one.
+    """
+    rest = torch.stack([view.covariance for view in views])
+    metric = torch.stack([view.metric for view in views])
+    n_channels = rest.shape[1]
+    floor = _NEGLIGIBLE * rest.diagonal(dim1=1, dim2=2)
+    lost = [float((metric * rest).sum())]
+    left = torch.ones(n_channels, dtype=torch.bool, device=rest.device)
+    order = []
+    for _ in range(n_channels):
+        variance = rest.diagonal(dim1=1, dim2=2)
+        gain = (rest * (metric @ rest)).sum(1) / variance.clamp(min=1e-300)
+        gain = torch.where(variance > floor, gain, 0.0).sum(0)
+        best = int(torch.where(left, gain, -1.0).argmax())
+        order.append(best)
+        left[best] = False
+        column = rest[:, :, best]
+        alive = (variance[:, best] > floor[:, best])[:, None, None]
+        step = column[:, :, None] * column[:, None, :] / variance[:, best, None, None]
+        rest = torch.where(alive, rest - step, rest)
+        lost.append(float((metric * rest).sum()))
+    error = torch.tensor(lost, dtype=torch.float64, device=rest.device)
+    error = (error / max(lost[0], 1e-300)).clamp(0.0, 1.0)
+    error[-1] = 0.0
+    return Ranking(torch.tensor(order, device=rest.device), error)
+
+
+def input_covariances(
+    model: nn.Module, graph: ChannelGraph, calibration: Calibration
+) -> dict[str, Tensor]:
+    """Return the covariance ``[C_in, C_in]`` float64 of what every convolution reads."""
+    modules = dict(model.named_modules())
+    found: dict[str, Tensor] = {}
+
+    def watch(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any) -> None:
+            map_ = inputs[0]
+            rows = max(_MIN_ROWS, _ROWS_PER_CHANNEL * map_.shape[1])
+            n, y, x = calibration.cells((map_.shape[2], map_.shape[3]), rows)
+            values = map_[n, :, y, x].double()
+            values -= values.mean(0)
+            found[name] = values.T @ values / len(values)
+
+        return hook
+
+    handles = [
+        modules[use.name].register_forward_pre_hook(watch(use.name))
+        for use in graph.uses.values()
+        if use.mixes and use.positions
+    ]
+    try:
+        with torch.inference_mode():
+            model(calibration.images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def views_of(
+    graph: ChannelGraph, group: ChannelGroup, covariances: Mapping[str, Tensor]
+) -> list[View]:
+    """Return how the readers see the channels of a group.
+
+    A reader that gets them more than once, as behind a pyramid of poolings, has a view of each.
+    """
+    index = {channel: number for number, channel in enumerate(group.channels.tolist())}
+    followers = norms(graph)
+    views = []
+    for use in graph.uses.values():
+        if not use.mixes or use.name not in covariances:
+            continue
+        times = np.zeros(group.n_channels, dtype=np.int64)
+        places: dict[int, Tensor] = {}
+        for place, channel in enumerate(use.inputs.tolist()):
+            if channel in index:
+                number = index[channel]
+                at = places.setdefault(
+                    int(times[number]), torch.zeros(group.n_channels, dtype=torch.int64)
+                )
+                at[number] = place
+                times[number] += 1
+        if not places:
+            continue
+        metric = _metric(use, graph.uses.get(followers.get(use.name, "")))
+        for at in places.values():
+            views.append(View(covariances[use.name][at][:, at], metric[at][:, at]))
+    return views
+
+
+def _metric(use: Use, norm: Use | None) -> Tensor:
+    """Return ``[C_in, C_in]``: products of a reader's weights, in units of normalized outputs."""
+    module: Any = use.module
+    weight = module.weight.double()
+    if isinstance(module, nn.ConvTranspose2d):
+        weight = weight.movedim(0, 1)
+    if norm is not None:
+        after: Any = norm.module
+        scale = after.weight.double() / (after.running_var.double() + after.eps).sqrt()
+        weight = weight * scale[:, None, None, None]
+    taps = weight.flatten(2)
+    return torch.einsum("oit,ojt->ij", taps, taps)
