@@ -296,18 +296,22 @@ def score(candidate: Candidate, sweep: KMedoidsSweep) -> Candidate:
 
 def finish(candidate: Candidate, budget: Budget | None = None) -> ChannelSelection:
     """Choose as many channels as the budget says, by default that of the configuration."""
-    if budget is None:
-        config = candidate.config
-        budget = apply_budget(
-            candidate.knee.k if candidate.knee else candidate.n_channels,
-            candidate.n_channels,
-            budget=config.budget,
-            round_to=config.round_to,
-            min_channels=config.min_channels,
-        )
+    budget = budget or own_budget(candidate)
     if candidate.sweep is None:
         return _by_rank(candidate, budget)
     return _by_separability(candidate, budget)
+
+
+def own_budget(candidate: Candidate) -> Budget:
+    """Return how many channels a layer keeps by its knee and its own bounds."""
+    config = candidate.config
+    return apply_budget(
+        candidate.knee.k if candidate.knee else candidate.n_channels,
+        candidate.n_channels,
+        budget=config.budget,
+        round_to=config.round_to,
+        min_channels=config.min_channels,
+    )
 
 
 def _channel_weights(

@@ -2,46 +2,69 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+import numpy as np
 from torch import nn
 
 from .devices import resolve_device
 from .engines import require_engine
 from .errors import InputError
-from .layers import select_layers
-from .models.hooks import resolve_layers
-from .models.ultralytics.checkpoint import (
-    Checkpoint,
-    conv_blocks,
-    load_checkpoint,
-    save_checkpoint,
-)
+from .models.ultralytics.calibration import affordable_images, load_calibration
+from .models.ultralytics.channels import trace_model
+from .models.ultralytics.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .models.ultralytics.dataset import Dataset, load_dataset
+from .models.ultralytics.effect import measure_effect
 from .models.ultralytics.gather import gather
+from .models.ultralytics.groups import choose_groups
 from .models.ultralytics.result import GatherResult
+from .models.ultralytics.step import (
+    Progress,
+    Targets,
+    full_cost,
+    needs_images,
+    remove_and_repair,
+    select_groups,
+)
+from .models.ultralytics.train import train
 from .models.ultralytics.validate import validate
-from .pruning.plan import LayerPlan, PruningPlan
-from .pruning.zero import zero_channels
+from .pruning.graph import ChannelGraph
+from .pruning.plan import GroupPlan, PruningPlan
+from .pruning.repair import parse_repair
+from .pruning.zero import expand_channels
 from .selection import SelectionConfig
-from .weights import LayerWeights
 
-__all__ = ["PruneResult", "apply", "gather", "load_checkpoint", "load_dataset", "prune", "validate"]
+__all__ = [
+    "PruneResult",
+    "apply",
+    "gather",
+    "load_checkpoint",
+    "load_dataset",
+    "measure_effect",
+    "prune",
+    "train",
+    "trained_image_size",
+    "validate",
+]
+
+Mode = Literal["remove", "zero"]
+DEFAULT_REPAIR = "reconstruct+bn"
+# The preset's, but for the weight: it needs images, which the stages by themselves do not have.
+DEFAULT_CONFIG = SelectionConfig(weight="reconstruct")
 
 MODEL_FILE = "pruned.pt"
 PLAN_FILE = "plan.json"
 MOMENTS_FILE = "moments.safetensors"
-_MIN_CHANNELS = 3
 _VERSIONS = ("actprune_gpu", "torch", "numpy", "numba", "kneed", "ultralytics")
-# Called with what is being done, how much of it is done, and how much there is.
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +73,9 @@ class PruneResult:
 
     Attributes:
         model: The pruned network, of stock Ultralytics classes, in float32.
-        plan: What was kept of which layer and why.
-        gathered: The class moments and the account of their gathering; ``None`` if a plan was
-            replayed.
+        plan: What was kept of which layers and why.
+        gathered: The class moments of the last step and the account of their gathering; ``None`` if
+            a plan was replayed.
         files: What was written, by kind (``"model"``, ``"plan"``, ``"moments"``).
     """
 
@@ -68,7 +91,14 @@ def prune(
     *,
     out: str | os.PathLike[str],
     layers: Sequence[str] = (),
+    protect: Sequence[str] = (),
     config: SelectionConfig | None = None,
+    target_flops: float | None = None,
+    target_params: float | None = None,
+    mode: Mode = "remove",
+    repair: str = DEFAULT_REPAIR,
+    repair_images: int = 128,
+    steps: int = 1,
     split: str = "train",
     images: int | None = None,
     image_size: int | None = None,
@@ -80,7 +110,7 @@ def prune(
     force: bool = False,
     progress: Progress | None = None,
 ) -> PruneResult:
-    """Prune a YOLO detection model on a labelled data set, by zeroing channels.
+    """Prune a YOLO detection model on a labelled data set, and repair it without training.
 
     Writes ``pruned.pt``, which ``ultralytics.YOLO`` opens anywhere, ``plan.json`` and
     ``moments.safetensors`` into ``out``. An interrupt leaves the moments gathered so far;
@@ -90,86 +120,158 @@ def prune(
         model: The checkpoint.
         data: The data set, an Ultralytics YAML file.
         out: Folder for the results; must be empty or missing, unless ``resume`` or ``force``.
-        layers: Names or patterns (``"model.6.*"``) of convolution blocks of backbone and neck;
-            all of them if left out.
-        config: How channels are selected.
-        split: The split to gather activations from.
-        images: Use only this many images, the first ones by name.
+        layers: Names or patterns (``"model.6.*"``) of the layers to prune, and with them the layers
+            whose channels go together with theirs; all of them if left out.
+        protect: Names or patterns of layers that keep all channels.
+        config: How channels are selected; `yolo.DEFAULT_CONFIG` if left out.
+        target_flops: Share of the floating point operations that the model may keep, in (0, 1]. The
+            knees then say how the layers stand to each other, and the budget of ``config`` nothing.
+        target_params: The same for the parameters; with both, both hold.
+        mode: ``"remove"`` takes the channels out of the tensors, ``"zero"`` leaves the shapes as
+            they are. Both models compute the same.
+        repair: ``"none"``, or some of ``"mean"``, ``"fold"``, ``"reconstruct"`` and ``"bn"`` joined
+            by ``+``: see `actprune_gpu.pruning.repair.repair`.
+        repair_images: Images of the split to repair on, the first ones by name; fewer if memory is
+            short.
+        steps: Take the channels away in so many steps of selection and repair.
+        split: The split to gather activations from, and to repair on.
+        images: Gather from only this many images, the first ones by name.
         image_size: Longer side of the network's input; what it was trained with if left out.
-        batch_size: Images in one forward pass; 1 on the CPU and 16 elsewhere if left out.
+        batch_size: Images in one forward pass of gathering; 1 on the CPU and 16 elsewhere if left
+            out.
         confidence: Predictions below it do not count.
         device: Where the network runs and channels are selected: ``"auto"``, ``"cpu"``, ``"cuda"``,
             ``"cuda:1"``.
         strict: Stop at the first bad image or label instead of leaving it out.
-        resume: Go on with the moments in ``out``.
+        resume: Go on with the moments in ``out``; with several steps, those of the first.
         force: Write into a folder that is not empty; its files of the same names are replaced.
         progress: Called with (what, done, in all).
 
     Raises:
         InputError: If an input is bad. Nothing has been written then, except the moments.
     """
-    config = config or SelectionConfig()
+    config = config or DEFAULT_CONFIG
     where = resolve_device(device)
     require_engine(config.engine)
+    methods = parse_repair(repair)
+    targets = Targets(target_flops, target_params)
+    for name, value in (("steps", steps), ("repair_images", repair_images)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, got {value}")
+    _require_mode(mode)
     folder = _require_folder(out, may_hold_files=force or resume)
     checkpoint = load_checkpoint(model)
-    names = _require_layers(checkpoint, layers)
+    graph = trace_model(checkpoint.model)
+    chosen = choose_groups(graph, layers, protect)
+    original = full_cost(graph)
     dataset = load_dataset(data, split, strict=strict)
-    gathered = gather(
-        checkpoint,
-        dataset,
-        names,
-        image_size=trained_image_size(checkpoint) if image_size is None else image_size,
-        batch_size=batch_size,
-        confidence=confidence,
-        device=where,
-        limit=images,
-        strict=strict,
-        progress=_part(progress, "images"),
-        state_path=folder / MOMENTS_FILE,
-        resume=resume,
-    )
-    blocks = conv_blocks(checkpoint.model)
-    selections = select_layers(
-        {name: moments.to(where) for name, moments in gathered.moments.items()},
-        {name: layer_weights(blocks[name]) for name in names},
-        config=config,
-        progress=_part(progress, "layers"),
-    )
+    size = trained_image_size(checkpoint) if image_size is None else image_size
+    calibration = None
+    if methods or needs_images(config):
+        affordable = affordable_images(graph, size, where, repair_images)
+        calibration = load_calibration(dataset.images[:affordable], size, where)
+    numbers = [graph.groups.index(group) for group in chosen]
+    left = {number: np.arange(graph.groups[number].n_channels) for number in numbers}
+    network = checkpoint.model.to(where)
+    plans: list[GroupPlan] = []
+    for step in range(1, steps + 1):
+        now = trace_model(network)
+        groups = [now.groups[number] for number in numbers]
+        gathered = gather(
+            replace(checkpoint, model=network, fingerprint=_fingerprint(checkpoint, left, step)),
+            dataset,
+            list(dict.fromkeys(layer for group in groups for layer in group.members)),
+            image_size=size,
+            batch_size=batch_size,
+            confidence=confidence,
+            device=where,
+            limit=images,
+            strict=strict,
+            progress=_part(progress, "images"),
+            state_path=folder / MOMENTS_FILE,
+            resume=resume and step == 1,
+        )
+        selections = select_groups(
+            network,
+            now,
+            groups,
+            gathered.moments,
+            config=_on_the_way(config, steps),
+            targets=targets.after(step / steps),
+            original=original,
+            calibration=calibration,
+            device=where,
+            progress=_part(progress, "layers"),
+        )
+        keep = {group.name: selections[group.name].keep.tolist() for group in groups}
+        network = remove_and_repair(
+            network,
+            now,
+            keep,
+            methods=methods,
+            calibration=calibration,
+            progress=_part(progress, "repair"),
+        )
+        plans = [
+            GroupPlan.of(
+                old.name,
+                {layer: at.tolist() for layer, at in old.members.items()},
+                selections[new.name],
+                left[number].tolist(),
+            )
+            for number, old, new in zip(numbers, chosen, groups, strict=True)
+        ]
+        left = {number: np.array(plan.keep) for number, plan in zip(numbers, plans, strict=True)}
     plan = PruningPlan(
         model_name=checkpoint.path.name,
         model_sha256=checkpoint.fingerprint,
         data_sha256=dataset.fingerprint,
         gathering=_account(gathered, dataset),
         selection=config.model_dump(mode="json"),
-        layers=[LayerPlan.of(name, selections[name]) for name in names],
+        mode=mode,
+        repair="+".join(methods) or "none",
+        repair_images=len(calibration.images) if methods and calibration else 0,
+        targets=targets.as_dict(),
+        steps=steps,
+        groups=plans,
         versions=_versions(),
     )
-    _carry_out(plan, checkpoint)
-    return _write(checkpoint, plan, folder, gathered)
+    return _write(checkpoint, graph, network.cpu(), plan, folder, gathered)
 
 
 def apply(
     plan: PruningPlan | str | os.PathLike[str],
     model: str | os.PathLike[str],
+    data: str | os.PathLike[str] | None = None,
     *,
     out: str | os.PathLike[str],
+    mode: Mode | None = None,
+    device: str = "auto",
     force: bool = False,
+    progress: Progress | None = None,
 ) -> PruneResult:
-    """Replay a plan on a model of the same architecture, without data.
+    """Replay a plan on a model of the same architecture.
 
     Args:
         plan: The plan or its file.
         model: The checkpoint. A warning says so if it is not the one that the plan was made for.
+        data: The data set to repair on; without it the channels are cut and nothing is repaired.
+            A plan of several steps is carried out, and repaired, in one.
         out: Folder for ``pruned.pt`` and ``plan.json``; must be empty or missing, unless ``force``.
+        mode: ``"remove"`` or ``"zero"``; the plan's if left out.
+        device: Where the network is repaired.
         force: Write into a folder that is not empty.
+        progress: Called with (what, done, in all).
 
     Raises:
         InputError: If the plan does not fit the model, or an argument is bad; nothing is written.
     """
+    where = resolve_device(device)
     folder = _require_folder(out, may_hold_files=force)
     if not isinstance(plan, PruningPlan):
         plan = PruningPlan.load(plan)
+    _require_mode(mode or plan.mode)
+    methods = parse_repair(plan.repair)
     checkpoint = load_checkpoint(model)
     if checkpoint.fingerprint != plan.model_sha256:
         warnings.warn(
@@ -177,15 +279,32 @@ def apply(
             f"SHA-256 {plan.model_sha256[:12]}, not {checkpoint.fingerprint[:12]}",
             stacklevel=2,
         )
-    _carry_out(plan, checkpoint)
-    return _write(checkpoint, plan, folder, None)
-
-
-def layer_weights(block: nn.Module) -> LayerWeights:
-    """Return the weights of a convolution block's channels: norms of its filters, and gamma."""
-    conv: Any = block.conv
-    gamma = getattr(getattr(block, "bn", None), "weight", None)
-    return LayerWeights.from_filters(conv.weight, gamma)
+    graph = trace_model(checkpoint.model)
+    _require_fit(plan, graph, checkpoint)
+    calibration = None
+    if methods and data is None:
+        warnings.warn(
+            f"the plan's repair, {plan.repair}, needs a data set: the channels are only cut",
+            stacklevel=2,
+        )
+        methods = ()
+    elif methods:
+        assert data is not None
+        dataset = load_dataset(data, plan.gathering["split"])
+        size = int(plan.gathering["image_size"])
+        affordable = affordable_images(graph, size, where, plan.repair_images)
+        calibration = load_calibration(dataset.images[:affordable], size, where)
+    checkpoint.model.to(where)
+    network = remove_and_repair(
+        checkpoint.model,
+        graph,
+        plan.keep,
+        methods=methods,
+        calibration=calibration,
+        progress=_part(progress, "repair"),
+    )
+    changes = {"mode": mode or plan.mode, "repair": "+".join(methods) or "none"}
+    return _write(checkpoint, graph, network.cpu(), plan.model_copy(update=changes), folder, None)
 
 
 def trained_image_size(checkpoint: Checkpoint) -> int:
@@ -203,17 +322,25 @@ def _require_folder(out: str | os.PathLike[str], *, may_hold_files: bool) -> Pat
     return folder
 
 
-def _require_layers(checkpoint: Checkpoint, patterns: Sequence[str]) -> list[str]:
-    blocks: dict[str, Any] = conv_blocks(checkpoint.model)
-    names = resolve_layers(list(blocks), list(patterns))
-    wide = [name for name in names if blocks[name].conv.out_channels >= _MIN_CHANNELS]
-    narrow = [name for name in names if name not in wide]
-    if narrow:
-        width = blocks[narrow[0]].conv.out_channels
-        raise InputError(
-            f"layers must have at least {_MIN_CHANNELS} channels, got {narrow[0]} with {width}"
-        )
-    return wide
+def _require_mode(mode: str) -> None:
+    if mode not in get_args(Mode):
+        raise InputError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
+
+
+def _fingerprint(checkpoint: Checkpoint, left: Mapping[int, Any], step: int) -> str:
+    """Return what tells the network at a step from that at others."""
+    if step == 1:
+        return checkpoint.fingerprint
+    kept = json.dumps({number: channels.tolist() for number, channels in left.items()})
+    return hashlib.sha256((checkpoint.fingerprint + kept).encode()).hexdigest()
+
+
+def _on_the_way(config: SelectionConfig, steps: int) -> SelectionConfig:
+    """Return the settings of one of several steps: together they keep the budget's bounds."""
+    if config.budget is None or steps == 1:
+        return config
+    low, high = config.budget
+    return config.model_copy(update={"budget": (low ** (1 / steps), high ** (1 / steps))})
 
 
 def _part(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
@@ -248,31 +375,45 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _carry_out(plan: PruningPlan, checkpoint: Checkpoint) -> None:
-    """Zero in the checkpoint's model what the plan drops, once all of it is known to fit."""
-    blocks: dict[str, Any] = conv_blocks(checkpoint.model)
-    for layer in plan.layers:
-        if layer.name not in blocks:
+def _require_fit(plan: PruningPlan, graph: ChannelGraph, checkpoint: Checkpoint) -> None:
+    """Raise ``InputError`` unless the model has the plan's groups of channels."""
+    groups = {group.name: group for group in graph.groups}
+    for planned in plan.groups:
+        if planned.name not in groups:
             raise InputError(
-                f"the plan's layer {layer.name} is not in {checkpoint.path.name}, "
-                f"whose layers are {', '.join(list(blocks)[:3])}..."
+                f"the plan's {planned.name} is not in {checkpoint.path.name}, "
+                f"which has {', '.join(list(groups)[:3])}..."
             )
-        width = blocks[layer.name].conv.out_channels
-        if width != layer.channels:
+        group = groups[planned.name]
+        if group.n_channels != planned.channels:
             raise InputError(
-                f"the plan's layer {layer.name} has {layer.channels} channels, "
-                f"that of {checkpoint.path.name} has {width}"
+                f"the plan's {planned.name} has {planned.channels} channels, "
+                f"that of {checkpoint.path.name} has {group.n_channels}"
             )
-    for layer in plan.layers:
-        zero_channels(blocks[layer.name], layer.drop)
+        members = {layer: at.tolist() for layer, at in group.members.items()}
+        if members != planned.members:
+            raise InputError(
+                f"the plan's {planned.name} goes together with {', '.join(planned.members)}, "
+                f"that of {checkpoint.path.name} with {', '.join(members)}"
+            )
+    graph.kept(plan.keep)
 
 
 def _write(
-    checkpoint: Checkpoint, plan: PruningPlan, folder: Path, gathered: GatherResult | None
+    checkpoint: Checkpoint,
+    graph: ChannelGraph,
+    network: nn.Module,
+    plan: PruningPlan,
+    folder: Path,
+    gathered: GatherResult | None,
 ) -> PruneResult:
+    if plan.mode == "zero":
+        checkpoint.model.cpu()
+        expand_channels(checkpoint.model, network, graph, graph.kept(plan.keep))
+        network = checkpoint.model
     files = {"model": folder / MODEL_FILE, "plan": folder / PLAN_FILE}
-    save_checkpoint(checkpoint, checkpoint.model, files["model"])
+    save_checkpoint(checkpoint, network, files["model"])
     plan.save(files["plan"])
     if gathered:
         files["moments"] = folder / MOMENTS_FILE
-    return PruneResult(checkpoint.model, plan, gathered, files)
+    return PruneResult(network, plan, gathered, files)

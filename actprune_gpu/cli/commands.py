@@ -14,10 +14,13 @@ from ..errors import InputError
 
 if TYPE_CHECKING:
     from ..selection import SelectionConfig
+    from ..yolo import Mode
 
 Force = Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")]
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
-NoVal = Annotated[bool, typer.Option("--no-val", help="Skip mAP before and after.")]
+NoVal = Annotated[bool, typer.Option("--no-val", help="Skip mAP and latency before and after.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+ModeOption = Annotated[str, typer.Option(help="remove or zero.")]
 
 
 def prune_command(
@@ -32,12 +35,31 @@ def prune_command(
         list[str] | None,
         typer.Option(help="Layer or pattern such as 'model.6.*'; repeatable. [all]"),
     ] = None,
+    protect: Annotated[
+        list[str] | None,
+        typer.Option(help="Layer or pattern that keeps all channels; repeatable."),
+    ] = None,
+    target_flops: Annotated[
+        float | None, typer.Option(help="Share of the operations to keep, in place of --budget.")
+    ] = None,
+    target_params: Annotated[
+        float | None, typer.Option(help="Share of the parameters to keep, in place of --budget.")
+    ] = None,
+    mode: ModeOption = "remove",
+    repair: Annotated[
+        str, typer.Option(help="none, or some of mean, fold, reconstruct, bn joined by +.")
+    ] = "reconstruct+bn",
+    repair_images: Annotated[int, typer.Option(help="Repair on this many images.")] = 128,
+    steps: Annotated[int, typer.Option(help="Select and repair in so many steps.")] = 1,
     criterion: Annotated[
-        str, typer.Option(help="separability, gamma, l1, l2 or random.")
+        str, typer.Option(help="separability, reconstruct, std, gamma, l1, l2 or random.")
     ] = "separability",
     preset: Annotated[str, typer.Option(help="default, upstream or paper.")] = "default",
     weight: Annotated[
-        str | None, typer.Option(help="l1, l2, gamma or activation. [the preset's]")
+        str | None,
+        typer.Option(
+            help="l1, l2, gamma, activation, std or reconstruct. [reconstruct; the preset's]"
+        ),
     ] = None,
     budget: Annotated[
         str, typer.Option(help="Share of the channels to keep, LOW:HIGH, or 'none'.")
@@ -57,7 +79,7 @@ def prune_command(
     confidence: Annotated[
         float, typer.Option("--conf", help="Predictions below it do not count.")
     ] = 0.25,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    device: Device = "auto",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at bad images or labels.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")
@@ -65,7 +87,7 @@ def prune_command(
     force: Force = False,
     no_val: NoVal = False,
 ) -> None:
-    """Prune a YOLO detection model: gather activations, select channels, zero the rest."""
+    """Prune a YOLO detection model: gather, select channels, remove the rest, repair."""
     config = _config(
         preset,
         criterion,
@@ -79,7 +101,7 @@ def prune_command(
     )
     from .. import yolo
     from ..devices import resolve_device
-    from .output import Bars, print_accuracy, print_files, print_plan
+    from .output import Bars, print_effect, print_files, print_plan
 
     with _inputs(model, data) as (model_file, data_file), Bars() as bars:
         result = yolo.prune(
@@ -87,7 +109,14 @@ def prune_command(
             data_file,
             out=out,
             layers=layers or (),
+            protect=protect or (),
             config=config,
+            target_flops=target_flops,
+            target_params=target_params,
+            mode=_mode(mode),
+            repair=repair,
+            repair_images=repair_images,
+            steps=steps,
             split=split,
             images=images,
             image_size=image_size,
@@ -102,10 +131,18 @@ def prune_command(
         print_plan(result)
         if not no_val:
             size = int(result.plan.gathering["image_size"])
-            print_accuracy(
-                *(
-                    yolo.validate(file, data_file, size, resolve_device(device), split=val_split)
-                    for file in (model_file, result.files["model"])
+            before, after = (
+                yolo.validate(file, data_file, size, resolve_device(device), split=val_split)
+                for file in (model_file, result.files["model"])
+            )
+            print_effect(
+                yolo.measure_effect(
+                    model_file,
+                    result.files["model"],
+                    image_size=size,
+                    device=device,
+                    accuracy_before=before,
+                    accuracy_after=after,
                 )
             )
         print_files(result)
@@ -115,15 +152,72 @@ def apply_command(
     plan: Annotated[Path, typer.Option(help="A plan.json.")],
     model: Annotated[Path, typer.Option(help="YOLO detection checkpoint.")],
     out: Out,
+    data: Annotated[
+        Path | None, typer.Option(help="Data set to repair on; without it nothing is repaired.")
+    ] = None,
+    mode: Annotated[str | None, typer.Option(help="remove or zero. [the plan's]")] = None,
+    device: Device = "auto",
     force: Force = False,
 ) -> None:
-    """Replay a plan on a model, without data."""
+    """Replay a plan on a model."""
     from .. import yolo
-    from .output import print_files, print_plan
+    from .output import Bars, print_files, print_plan
 
-    result = yolo.apply(plan, model, out=out, force=force)
+    with Bars() as bars:
+        result = yolo.apply(
+            plan,
+            model,
+            data,
+            out=out,
+            mode=None if mode is None else _mode(mode),
+            device=device,
+            force=force,
+            progress=bars.update,
+        )
     print_plan(result)
     print_files(result)
+
+
+def train_command(
+    model: Annotated[Path, typer.Option(help="YOLO checkpoint, such as a pruned one.")],
+    data: Annotated[Path, typer.Option(help="Data set, an Ultralytics YAML file.")],
+    out: Out,
+    epochs: Annotated[int, typer.Option(help="Passes over the images.")] = 100,
+    image_size: Annotated[
+        int | None, typer.Option("--imgsz", help="Input size. [the model's]")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch", help="Images in one step.")] = 16,
+    lr0: Annotated[float | None, typer.Option(help="Initial learning rate. [automatic]")] = None,
+    device: Device = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted training in --out.")
+    ] = False,
+    force: Force = False,
+) -> None:
+    """Fine-tune a model and keep its pruned shapes."""
+    from .. import yolo
+    from .output import Bars
+
+    # Ultralytics chooses the rate by itself together with the optimizer, unless that is given.
+    rate = {} if lr0 is None else {"lr0": lr0, "optimizer": "SGD"}
+    with Bars() as bars:
+        result = yolo.train(
+            model,
+            data,
+            out=out,
+            epochs=epochs,
+            image_size=image_size,
+            batch_size=batch_size,
+            device=device,
+            resume=resume,
+            force=force,
+            progress=lambda done, total: bars.update("epochs", done, total),
+            **rate,
+        )
+    for name, value in result.metrics.items():
+        print(f"{name:22}{value:.4f}")
+    print(f"{'best':9}{result.best}")
+    print(f"{'last':9}{result.last}")
 
 
 def _config(
@@ -131,11 +225,19 @@ def _config(
 ) -> SelectionConfig:
     from ..selection import SelectionConfig
 
+    if weight is None and preset == "default":
+        weight = "reconstruct"
     if weight is not None:
         settings["weight"] = weight
     return SelectionConfig.preset(
         preset, criterion=criterion, budget=_parse_budget(budget), **settings
     )
+
+
+def _mode(text: str) -> Mode:
+    if text not in ("remove", "zero"):
+        raise InputError(f"mode must be remove or zero, got {text!r}")
+    return text  # type: ignore[return-value]  # not narrowed by the test
 
 
 def _parse_budget(text: str) -> tuple[float, float] | None:

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from ..errors import InputError
-from .commands import apply_command, prune_command
+from .commands import apply_command, prune_command, train_command
 from .env import env_command
 
 # Where typer keeps it has changed; a base of this one it has always been.
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 app.command("prune")(prune_command)
 app.command("apply")(apply_command)
+app.command("train")(train_command)
 app.command("env")(env_command)
 
 

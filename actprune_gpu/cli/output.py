@@ -12,6 +12,7 @@ from rich.progress import TimeElapsedColumn as Elapsed
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from ..models.ultralytics.effect import Effect
     from ..yolo import PruneResult
 
 _console = Console(highlight=False)
@@ -67,19 +68,51 @@ def print_plan(result: PruneResult) -> None:
     for heading in ("channels", "knee", "kept"):
         table.add_column(heading, justify="right")
     table.add_column("why", no_wrap=True)
-    for layer in result.plan.layers:
-        knee = "" if layer.k_star is None else str(layer.k_star)
-        table.add_row(layer.name, str(layer.channels), knee, str(layer.k), layer.reason)
-    channels = sum(layer.channels for layer in result.plan.layers)
-    kept = sum(layer.k for layer in result.plan.layers)
+    table.add_column("together with")
+    for group in result.plan.groups:
+        knee = "" if group.k_star is None else str(group.k_star)
+        others = [layer for layer in group.members if layer != group.name.partition("[")[0]]
+        table.add_row(
+            group.name,
+            str(group.channels),
+            knee,
+            str(len(group.keep)),
+            group.reason,
+            ", ".join(others),
+        )
+    channels = sum(group.channels for group in result.plan.groups)
+    kept = sum(len(group.keep) for group in result.plan.groups)
     table.add_row("all", str(channels), "", str(kept), f"{kept / channels:.1%} kept")
     _console.print(table)
 
 
-def print_accuracy(before: dict[str, float], after: dict[str, float]) -> None:
-    """Print mean average precision before and after."""
+def print_effect(effect: Effect) -> None:
+    """Print what pruning has brought: size, operations, latency and accuracy."""
+    before, after = effect.before, effect.after
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "before", "after", "ratio"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+
+    def row(name: str, old: float, new: float, form: str, ratio: float | None = None) -> None:
+        share = new / old if ratio is None and old else ratio
+        table.add_row(name, form.format(old), form.format(new), f"{share:.3f}" if share else "")
+
+    row("parameters", before.parameters, after.parameters, "{:,}")
+    row("GFLOPs", before.gflops, after.gflops, "{:.3f}")
+    row("file, MB", before.file_bytes / 1e6, after.file_bytes / 1e6, "{:.2f}")
+    for part in ("median", "p20", "p80"):
+        row(
+            f"latency {part}, ms",
+            getattr(before.latency, part),
+            getattr(after.latency, part),
+            "{:.1f}",
+            effect.latency_ratio if part == "median" else None,
+        )
     for name, key in (("mAP50", "map50"), ("mAP50-95", "map50_95")):
-        print(f"{name:9}{before[key]:.4f} before, {after[key]:.4f} after")
+        if before.accuracy and after.accuracy:
+            row(name, before.accuracy[key], after.accuracy[key], "{:.4f}")
+    _console.print(table)
+    print(f"{effect.image_size} pixels, one image, {effect.device}, {effect.threads} threads")
 
 
 def print_files(result: PruneResult) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ..errors import InputError
 from ..files import replace_file
 from ..selection import ChannelSelection, SelectionConfig
 
-SCHEMA = "actprune_gpu.plan/1"
+SCHEMA = "actprune_gpu.plan/2"
 
 
 class _Record(BaseModel):
@@ -37,11 +38,23 @@ class SeparabilityRecord(_Record):
     max: list[float]
 
 
-class LayerPlan(_Record):
-    """What is kept of one layer, and why: see `actprune_gpu.ChannelSelection`."""
+class GroupPlan(_Record):
+    """What is kept of channels that go together, and why: see `actprune_gpu.ChannelSelection`.
+
+    Attributes:
+        name: Of the group.
+        members: Layers that put these channels out, and their numbers there.
+        channels: How many they are.
+        keep: Those that are kept, as numbers within the group.
+        candidates: The channels that the selection was made from, as numbers within the group:
+            all, or those that earlier steps have left. Weights, clusters, medoids and embedding are
+            about them.
+    """
 
     name: str
+    members: dict[str, list[int]]
     channels: int
+    candidates: list[int]
     keep: list[int]
     k: int
     reason: str
@@ -61,21 +74,31 @@ class LayerPlan(_Record):
         return sorted(set(range(self.channels)) - set(self.keep))
 
     @model_validator(mode="after")
-    def _check_keep(self) -> LayerPlan:
+    def _check_keep(self) -> GroupPlan:
         if not self.keep or self.keep != sorted(set(self.keep)):
-            raise ValueError(f"keep of layer {self.name} must ascend and not be empty")
+            raise ValueError(f"keep of {self.name} must ascend and not be empty")
         if self.keep[0] < 0 or self.keep[-1] >= self.channels:
-            raise ValueError(f"keep of layer {self.name} must lie in 0..{self.channels - 1}")
+            raise ValueError(f"keep of {self.name} must lie in 0..{self.channels - 1}")
+        if any(len(numbers) != self.channels for numbers in self.members.values()):
+            raise ValueError(f"members of {self.name} must have {self.channels} channels each")
         return self
 
     @classmethod
-    def of(cls, name: str, selection: ChannelSelection) -> LayerPlan:
-        """Write down the selection of a layer."""
+    def of(
+        cls,
+        name: str,
+        members: Mapping[str, Sequence[int]],
+        selection: ChannelSelection,
+        candidates: Sequence[int],
+    ) -> GroupPlan:
+        """Write down the selection of a group; the channels are numbered as its members are."""
         summary = selection.separability
         return cls(
             name=name,
-            channels=selection.n_channels,
-            keep=selection.keep.tolist(),
+            members={layer: list(numbers) for layer, numbers in members.items()},
+            channels=len(next(iter(members.values()))),
+            candidates=list(candidates),
+            keep=[candidates[number] for number in selection.keep.tolist()],
             k=selection.k,
             reason=selection.reason,
             weights=selection.weights.tolist(),
@@ -111,7 +134,12 @@ class PruningPlan(_Record):
         data_sha256: Fingerprint of the data that the activations came from.
         gathering: Settings and counts of the gathering.
         selection: Settings of the selection.
-        layers: The layers, in the order in which the network runs them.
+        mode: ``"remove"`` or ``"zero"``.
+        repair: The methods of repair, joined by ``+``, or ``"none"``.
+        repair_images: On how many images.
+        targets: What the pruned model was to cost, as shares: ``{"flops": 0.5}``.
+        steps: In how many steps channels were selected.
+        groups: The groups of channels, in the order in which the network runs them.
         versions: Of the packages involved.
     """
 
@@ -121,8 +149,18 @@ class PruningPlan(_Record):
     data_sha256: str
     gathering: dict[str, Any]
     selection: dict[str, Any]
-    layers: list[LayerPlan]
+    mode: str
+    repair: str
+    repair_images: int
+    targets: dict[str, float]
+    steps: int
+    groups: list[GroupPlan]
     versions: dict[str, str]
+
+    @property
+    def keep(self) -> dict[str, list[int]]:
+        """The channels kept, by group."""
+        return {group.name: group.keep for group in self.groups}
 
     @property
     def config(self) -> SelectionConfig:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..arrays import Array, to_tensor
 from ..errors import InputError
+from .graph import ChannelGraph, Use
 
 
 def zero_channels(block: nn.Module, drop: Array) -> None:
@@ -41,21 +46,75 @@ def zero_channels(block: nn.Module, drop: Array) -> None:
             for parameter in (getattr(module, "weight", None), getattr(module, "bias", None)):
                 if parameter is not None:
                     parameter[channels] = 0.0
-        _silence_activation(block, channels, conv)
+        _silence_activation(block, channels, conv.out_channels)
 
 
-def _silence_activation(block: nn.Module, channels: Tensor, conv: nn.Conv2d) -> None:
+def _silence_activation(block: nn.Module, channels: Tensor, width: int) -> None:
     """Put a mask behind an activation that does not map 0 to 0."""
     activation = getattr(block, "act", None)
     if activation is None:
         return
-    image = torch.zeros(1, conv.out_channels, 1, 1, dtype=conv.weight.dtype)
-    at_zero = activation(image.to(conv.weight.device))[0, channels, 0, 0]
+    weight = next(block.parameters())
+    at_zero = activation(weight.new_zeros(1, width, 1, 1))[0, channels, 0, 0]
     if not at_zero.any():
         return
-    mask = nn.Conv2d(
-        conv.out_channels, conv.out_channels, 1, groups=conv.out_channels, bias=False
-    ).to(conv.weight)
+    mask = nn.Conv2d(width, width, 1, groups=width, bias=False).to(weight)
     mask.weight.fill_(1.0)
     mask.weight[channels] = 0.0
     block.act = nn.Sequential(activation, mask)
+
+
+def expand_channels(
+    original: nn.Module, reduced: nn.Module, graph: ChannelGraph, stays: NDArray[np.bool_]
+) -> None:
+    """Put a network without some channels back into the shapes that it had before, in place.
+
+    Every number of the reduced network goes to its old place in the original one. Of the channels
+    that are missing, weights and biases become 0, and where an activation does not map 0 to 0 a
+    mask follows it. So both networks compute the same.
+
+    Args:
+        original: The network as it was, which is changed.
+        reduced: It without channels, and possibly repaired.
+        graph: Of the original.
+        stays: ``[n_channels]``, which channels the reduced network has.
+    """
+    shrunk: dict[str, Any] = dict(reduced.named_modules())
+    modules = dict(original.named_modules())
+    writer_of: dict[str, Use] = {}
+    with torch.no_grad():
+        for use in graph.uses.values():
+            inputs, outputs = (
+                torch.from_numpy(np.flatnonzero(stays[channels]))
+                for channels in (use.inputs, use.outputs)
+            )
+            _expand(use, shrunk[use.name], inputs, outputs)
+            if use.is_convolution:
+                writer_of[use.layer] = use
+        for layer, last in writer_of.items():
+            dropped = torch.from_numpy(np.flatnonzero(~stays[last.outputs]))
+            if len(dropped):
+                _silence_activation(modules[layer], dropped, len(last.outputs))
+
+
+def _expand(use: Use, reduced: Any, inputs: Tensor, outputs: Tensor) -> None:
+    module: Any = use.module
+    lost = torch.ones(len(use.outputs), dtype=torch.bool)
+    lost[outputs] = False
+    if reduced.bias is not None and module.bias is None:  # repair has given it one
+        module.bias = nn.Parameter(module.weight.new_zeros(len(use.outputs)), requires_grad=False)
+    for name in ("bias", "running_mean", "running_var"):
+        if getattr(module, name, None) is not None:
+            getattr(module, name)[outputs] = getattr(reduced, name)
+    if module.weight is None:
+        module.running_mean[lost] = 0.0
+    elif use.is_convolution and use.mixes:
+        axis = 1 if isinstance(module, nn.ConvTranspose2d) else 0
+        rows = module.weight.transpose(0, axis)
+        rows[outputs[:, None], inputs] = reduced.weight.transpose(0, axis)
+        rows[lost] = 0.0
+    else:
+        module.weight[outputs] = reduced.weight
+        module.weight[lost] = 0.0
+    if module.bias is not None:
+        module.bias[lost] = 0.0

@@ -1,0 +1,174 @@
+"""Groups of channels of an Ultralytics network, and what the selection needs to know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...errors import InputError
+from ...moments import ClassMoments
+from ...pruning.graph import ChannelGraph, ChannelGroup
+from ...pruning.grouping import norms
+from ...pruning.sampling import Calibration
+from ...pruning.subset import input_covariances, rank_by_reconstruction, views_of
+from ...weights import LayerWeights
+from ..hooks import resolve_layers
+
+_MIN_CHANNELS = 3
+
+
+def choose_groups(
+    graph: ChannelGraph, layers: Sequence[str] = (), protect: Sequence[str] = ()
+) -> list[ChannelGroup]:
+    """Return the groups that may lose channels.
+
+    Args:
+        graph: Of the network.
+        layers: Names or patterns (``"model.6.*"``) of layers: groups with one of them among their
+            members are chosen, and their twins. All of them if left out.
+        protect: Names or patterns of layers none of whose groups may lose channels.
+
+    Raises:
+        InputError: If a pattern matches nothing, or only layers that must stay.
+    """
+    possible = [
+        group for group in graph.groups if group.active and group.n_channels >= _MIN_CHANNELS
+    ]
+    names = list(dict.fromkeys(layer for group in possible for layer in group.members))
+    chosen = _matching(graph, possible, names, layers) if layers else {g.name for g in possible}
+    if protect:
+        chosen -= _matching(graph, possible, [*names, *graph.held], protect)
+    if not chosen:
+        raise InputError("layers must leave something to prune, got all of it protected")
+    return [group for group in possible if group.name in chosen]
+
+
+def _matching(
+    graph: ChannelGraph,
+    groups: Sequence[ChannelGroup],
+    names: Sequence[str],
+    patterns: Sequence[str],
+) -> set[str]:
+    """Return the names of the groups with a member that matches, and of their twins."""
+    for pattern in patterns:
+        if pattern in graph.held and pattern not in names:
+            raise InputError(f"layer {pattern} must keep its channels: {graph.held[pattern]}")
+        narrow = [g for g in graph.groups if pattern in g.members and g not in groups]
+        if narrow and pattern not in names:
+            raise InputError(
+                f"layers must have at least {_MIN_CHANNELS} channels that predictions need, "
+                f"got {pattern} with {narrow[0].n_channels}"
+            )
+    matched = set(resolve_layers(names, patterns))
+    found = {group.name for group in groups if matched.intersection(group.members)}
+    growing = True
+    while growing:
+        growing = False
+        for parts in graph.twins:
+            if found.intersection(parts) and not found.issuperset(parts):
+                found.update(parts)
+                growing = True
+    return found
+
+
+def moments_of(
+    groups: Sequence[ChannelGroup], moments: Mapping[str, ClassMoments]
+) -> dict[str, list[ClassMoments]]:
+    """Return the moments of each group's channels in each of its members."""
+    return {
+        group.name: [
+            moments[layer].select(torch.from_numpy(channels))
+            for layer, channels in group.members.items()
+        ]
+        for group in groups
+    }
+
+
+def weights_of(
+    model: nn.Module,
+    graph: ChannelGraph,
+    groups: Sequence[ChannelGroup],
+    calibration: Calibration | None,
+) -> dict[str, list[LayerWeights]]:
+    """Return the weights of each group's channels in each of its members.
+
+    Those that feature maps are needed for, ``std`` and ``reconstruct``, stand at the first member,
+    for the whole group.
+
+    Args:
+        model: The network that ``graph`` is of.
+        graph: Its channels.
+        groups: Some of its groups.
+        calibration: Images for ``std`` and ``reconstruct``; without them these are left out.
+    """
+    covariances = input_covariances(model, graph, calibration) if calibration else None
+    by_layer = _layer_weights(graph)
+    found = {}
+    for group in groups:
+        members = [
+            LayerWeights(*(None if part is None else part[channels] for part in by_layer[layer]))
+            for layer, channels in group.members.items()
+        ]
+        if covariances is not None:
+            std, lost = _signal(graph, group, covariances)
+            nothing = torch.zeros_like(std)
+            members = [
+                LayerWeights(
+                    each.l1,
+                    each.l2,
+                    each.gamma,
+                    nothing if number else std,
+                    nothing if number else lost,
+                )
+                for number, each in enumerate(members)
+            ]
+        found[group.name] = members
+    return found
+
+
+def _signal(
+    graph: ChannelGraph, group: ChannelGroup, covariances: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return the standard deviations, and what is still lost when each channel's turn comes."""
+    views = views_of(graph, group, covariances)
+    std = torch.stack([view.covariance.diagonal() for view in views]).mean(0).sqrt()
+    ranking = rank_by_reconstruction(views)
+    lost = torch.empty_like(std)
+    lost[ranking.order] = ranking.error[:-1]
+    return std.cpu(), lost.cpu()
+
+
+def _layer_weights(graph: ChannelGraph) -> dict[str, tuple[Tensor, Tensor, Tensor | None]]:
+    """Return, by layer, l1, l2 and gamma of its channels; branches that are summed are summed."""
+    found: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}
+    following = norms(graph)
+    for use in graph.uses.values():
+        if not use.is_convolution:
+            continue
+        module: Any = use.module
+        filters = module.weight.detach()
+        if isinstance(module, nn.ConvTranspose2d) and use.mixes:
+            filters = filters.transpose(0, 1)
+        norm: Any = graph.uses[following[use.name]].module if use.name in following else None
+        own = LayerWeights.from_filters(filters, getattr(norm, "weight", None))
+        assert own.l1 is not None
+        assert own.l2 is not None
+        l1, l2, gamma = own.l1, own.l2, own.gamma
+        if use.layer in found:
+            before = found[use.layer]
+            l1, l2 = l1 + before[0], l2 + before[1]
+            gamma = None if gamma is None or before[2] is None else gamma + before[2]
+        found[use.layer] = (l1, l2, gamma)
+    return found
+
+
+def counts_to_stays(graph: ChannelGraph, counts: Mapping[str, int]) -> np.ndarray[Any, Any]:
+    """Return ``[n_channels]`` for groups that keep so many channels, whichever they are."""
+    stays = np.ones(graph.n_channels, dtype=bool)
+    for name, count in counts.items():
+        stays[graph[name].channels[count:]] = False
+    return stays

@@ -1,0 +1,152 @@
+"""One step of pruning: gather, select, remove and repair, on a network as it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...budget import Budget
+from ...errors import InputError
+from ...layers import select_layers
+from ...model_budget import equalized, share_out
+from ...moments import ClassMoments
+from ...pruning.graph import ChannelGraph, ChannelGroup, Cost
+from ...pruning.repair import RepairMethod, repair
+from ...pruning.sampling import Calibration
+from ...selection import Candidate, ChannelSelection, SelectionConfig, own_budget
+from .channels import shrink_model, trace_model
+from .groups import counts_to_stays, moments_of, weights_of
+
+# Called with what is being done, how much of it is done, and how much there is.
+Progress = Callable[[str, int, int], None]
+_NEED_IMAGES = ("std", "reconstruct")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a pruned model may cost, in convolutions, as shares of the original.
+
+    Attributes:
+        flops: Share of the floating point operations, in (0, 1].
+        params: Share of the parameters.
+    """
+
+    flops: float | None = None
+    params: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, share in self.as_dict().items():
+            if not 0.0 < share <= 1.0:
+                raise InputError(f"target_{name} must lie in 0..1, got {share:g}")
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the targets there are, by name."""
+        shares = {"flops": self.flops, "params": self.params}
+        return {name: share for name, share in shares.items() if share is not None}
+
+    def after(self, share_of_way: float) -> Targets:
+        """Return where to be on the way there; every step takes away the same share."""
+        return Targets(**{name: s**share_of_way for name, s in self.as_dict().items()})
+
+    def __str__(self) -> str:
+        return " and ".join(f"target_{name} {share:.3g}" for name, share in self.as_dict().items())
+
+
+def needs_images(config: SelectionConfig) -> bool:
+    """Return whether the weights that channels compete by come from feature maps."""
+    kind = config.weight if config.criterion == "separability" else config.criterion
+    return kind in _NEED_IMAGES
+
+
+def select_groups(
+    model: nn.Module,
+    graph: ChannelGraph,
+    groups: Sequence[ChannelGroup],
+    moments: Mapping[str, ClassMoments],
+    *,
+    config: SelectionConfig,
+    targets: Targets,
+    original: Cost,
+    calibration: Calibration | None,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, ChannelSelection]:
+    """Select the channels that groups keep.
+
+    Args:
+        model: The network, on ``device``.
+        graph: Of the network.
+        groups: Those that may lose channels.
+        moments: Class moments of their members, by layer.
+        config: How; its budget does not count where there are targets.
+        targets: What the network may cost.
+        original: What ``targets`` are shares of.
+        calibration: Images, if `needs_images`.
+        device: Where to select.
+        progress: Called with (groups done, groups in all).
+    """
+
+    def cost(counts: Mapping[str, int]) -> float:
+        now = graph.cost(counts_to_stays(graph, counts))
+        ratios = {
+            "flops": now.flops / original.flops,
+            "params": now.parameters / original.parameters,
+        }
+        return max(ratios[name] / share for name, share in targets.as_dict().items())
+
+    def share(candidates: Mapping[str, Candidate]) -> dict[str, Budget]:
+        if targets.as_dict():
+            return share_out(candidates, cost, str(targets), twins=graph.twins)
+        budgets = {name: own_budget(candidate) for name, candidate in candidates.items()}
+        equal = equalized({name: budget.k for name, budget in budgets.items()}, graph.twins)
+        return {
+            name: budget if budget.k == equal[name] else Budget(equal[name], "as its twin")
+            for name, budget in budgets.items()
+        }
+
+    on_device = {
+        name: [part.to(device) for part in parts]
+        for name, parts in moments_of(groups, moments).items()
+    }
+    weights = weights_of(model, graph, groups, calibration)
+    return select_layers(on_device, weights, config=config, share=share, progress=progress)
+
+
+def remove_and_repair(
+    model: nn.Module,
+    graph: ChannelGraph,
+    keep: Mapping[str, Sequence[int]],
+    *,
+    methods: Sequence[RepairMethod],
+    calibration: Calibration | None,
+    progress: Callable[[int, int], None] | None = None,
+) -> nn.Module:
+    """Return the network without the channels that groups do not keep, repaired.
+
+    Args:
+        model: The network, which is left as it is.
+        graph: Of the network.
+        keep: By group, the channels kept.
+        methods: Of repair.
+        calibration: Images, on the network's device, if there are ``methods``.
+        progress: Called with (modules done, modules in all).
+    """
+    stays = graph.kept(keep)
+    pruned = deepcopy(model)
+    shrink_model(pruned, trace_model(pruned), stays)
+    if methods:
+        assert calibration is not None
+        repair(model, pruned, graph, stays, calibration, methods, progress=progress)
+    return pruned
+
+
+def full_cost(graph: ChannelGraph) -> Cost:
+    """Return what the network costs with all of its channels."""
+    everything: Any = np.ones(graph.n_channels, dtype=bool)
+    return graph.cost(everything)
