@@ -53,3 +53,20 @@ def segments(n_points: int, shortest: int) -> list[tuple[int, int]]:
         bounds.append(min(bounds[-1] + length, n_points))
         length = min(bounds[-1], _LONGEST_SEGMENT)
     return list(pairwise(bounds))
+
+
+def middle(n_points: int) -> int:
+    """Return the k before which the two chains of few points meet; small k cost more work."""
+    return max(n_points // 3, 3)
+
+
+def second_pass(n_points: int) -> list[tuple[int, int]]:
+    """Return ``(k, stop)`` of the chains of the second pass, which cross with the first.
+
+    With few points each of the two chains goes on where the other one has been; with many, all go
+    down, in segments shifted against those before, so that what is good gets across their bounds.
+    """
+    if n_points < ONE_CHAIN:
+        meet = middle(n_points)
+        return [(meet - 1, n_points), (min(meet, n_points - 1), 1)]
+    return [(min(last, n_points - 1), first - 1) for first, last in segments(n_points, 4)]
