@@ -52,7 +52,7 @@ def test_prune_prints_table_accuracy_and_files(shapes, tmp_path, capsys):
     assert plan["selection"]["knee"] == "polynomial"
     assert plan["selection"]["weight"] == "l2"
     assert plan["selection"]["seed"] == 1
-    assert all(layer["k"] % 8 == 0 for layer in plan["layers"])
+    assert all(group["k"] % 8 == 0 for group in plan["groups"])
 
 
 def test_apply_replays_a_plan(pruned, tmp_path, capsys):
