@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from cuda_device import DEVICE, ON_GPU, backend
-from helpers import moments_of, planted_moments, same
 
-for package in ("numba", "kneed", "pydantic"):
+for package in ("numba", "kneed", "pydantic", "hypothesis"):
     pytest.importorskip(package)
+from helpers import moments_of, planted_moments, same  # noqa: E402
+
 from actprune_gpu import SelectionConfig, backends, select_channels  # noqa: E402
 from actprune_gpu.layers import select_layers  # noqa: E402
 
