@@ -67,7 +67,7 @@ def select_layers(
         try:
             return prepare(moments[name], weights[name], own)
         except InputError as error:
-            raise InputError(f"layer {name}: {error}") from None
+            raise type(error)(f"layer {name}: {error}") from None
 
     def score_all(names: list[str]) -> dict[str, Candidate]:
         """Do the steps up to the knee for layers whose moments are on one device."""

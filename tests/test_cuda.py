@@ -6,7 +6,6 @@ import torch
 from cuda_device import CPU, DEVICE, ON_GPU, SEEDS, assert_equal, assert_result, backend, made, move
 from digests import statistics
 
-from actprune_gpu.errors import InputError
 from actprune_gpu.moments import ClassMoments
 
 
@@ -195,22 +194,3 @@ def test_kmedoids_sweep_with_its_state_in_global_memory(monkeypatch):
 def test_simplified_silhouette(points, n, k, seed):
     medoids = torch.from_numpy(np.random.RandomState(k).permutation(n)[:k])
     assert_equal("simplified_silhouette", points(n), medoids, cuda=backend(seed=seed))
-
-
-@pytest.mark.skipif(ON_GPU, reason="a GPU has the memory that it has")
-def test_what_does_not_fit_is_refused_with_the_bytes_needed():
-    cuda = backend(memory=100_000)
-    with pytest.raises(InputError, match=r"sweep of 300 points needs [\d,]+ bytes on cpu, 100,000"):
-        cuda.kmedoids_sweep([uniform(300)])
-    with pytest.raises(InputError, match="the affinities of 130 points needs"):
-        cuda.affinities(squared(130), 10.0)
-    with pytest.raises(InputError, match="the separability of 67 channels needs"):
-        cuda.separability_distances(statistics(67, 24))
-    assert not cuda.launcher.launches
-
-
-@pytest.mark.skipif(ON_GPU, reason="a GPU has the memory that it has")
-def test_layers_that_do_not_fit_at_once_are_swept_in_batches():
-    cuda = backend(memory=200_000)
-    assert_equal("kmedoids_sweep", [uniform(40), uniform(50), uniform(45)], cuda=cuda)
-    assert 1 < cuda.launcher.launches["kmedoids_chain"] <= 3
