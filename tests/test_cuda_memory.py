@@ -1,7 +1,8 @@
-"""Memory is asked for first; what is short of it is done alone; errors say how much."""
+"""Memory is asked for first; what is short of it is done alone; several devices at once."""
 
+import threading
 import types
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from cuda_device import CPU, ON_GPU, backend, equal, made
 from digests import statistics
 
 from actprune_gpu import kmedoids_sweep
+from actprune_gpu.backends import map_devices
 from actprune_gpu.backends.cuda import separability
 from actprune_gpu.backends.cuda.memory import MemoryShortageError
 from actprune_gpu.backends.cuda.streams import map_items
@@ -64,6 +66,29 @@ def test_pytorchs_complaint_becomes_one_line():
         cuda.jeffries_matusita(statistics(3, 2))
     assert "\n" not in str(e.value)
     assert "If reserved" not in str(e.value)
+
+
+def test_every_device_is_served_in_a_thread_on_the_stream_that_is_current_here(monkeypatch):
+    entered = {}
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+
+    @contextmanager
+    def enter(stream):
+        entered[threading.get_ident()] = stream
+        yield
+
+    monkeypatch.setattr(torch.cuda, "stream", enter)
+    both = threading.Barrier(3, timeout=60)
+
+    def serve(item):
+        both.wait()  # passes only if all are served at once
+        return item, entered[threading.get_ident()]
+
+    items = {torch.device("cuda", 1): "a", torch.device("cpu"): "b", torch.device("cuda", 0): "c"}
+    want = [("a", "stream of cuda:1"), ("b", None), ("c", "stream of cuda:0")]
+    assert list(map_devices(serve, items)) == want
+    here = list(map_devices(lambda item: threading.get_ident(), {torch.device("cpu"): "b"}))
+    assert here == [threading.get_ident()]
 
 
 @pytest.fixture
