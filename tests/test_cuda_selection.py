@@ -71,16 +71,20 @@ def test_a_degenerate_layer(request):
     )
 
 
-def test_real_layers_at_once(request, real_moments):
-    of_width = {m.n_channels: name for name, m in real_moments.items() if m.n_channels <= 64}
+# All iterations where they take seconds on the emulator, and some of them with more channels.
+@pytest.mark.parametrize(("widths", "n_iter"), [((16, 32), 1000), ((16, 32, 64), 60)])
+def test_real_layers_at_once(widths, n_iter, request, real_moments):
+    of_width = {m.n_channels: name for name, m in real_moments.items() if m.n_channels in widths}
     layers = {name: real_moments[name] for name in of_width.values()}
     weights = {name: torch.arange(m.n_channels) for name, m in layers.items()}
-    config = SelectionConfig(n_iter=60)
+    config = SelectionConfig(n_iter=n_iter)
     theirs = select_layers(layers, weights, config=config)
     device = request.getfixturevalue("on_cuda")
     moved = {name: moments.to(device) for name, moments in layers.items()}
-    for name, ours in select_layers(moved, weights, config=config).items():
-        assert_equal_selections(ours, theirs[name])
+    ours = select_layers(moved, weights, config=config)
+    assert len(ours) == len(theirs) == len(widths)
+    for name in ours:
+        assert_equal_selections(ours[name], theirs[name])
 
 
 def strided(tensor):
