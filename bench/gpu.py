@@ -39,7 +39,9 @@ def check() -> dict[str, str]:
     pytest = [sys.executable, "-m", "pytest", "-rs"]
     found = {"tests": "passed" if run(*pytest, *TESTS) else "FAILED"}
     small = [*pytest, "tests/test_cuda.py", "tests/test_digests.py", "-k", SMALL]
-    sanitizer = shutil.which("compute-sanitizer")
+    # CUDA's own folder is often not among the paths.
+    paths = os.environ.get("PATH", "") + os.pathsep + "/usr/local/cuda/bin"
+    sanitizer = shutil.which("compute-sanitizer", path=paths)
     for tool in SANITIZERS:
         if sanitizer is None:
             found[tool] = "compute-sanitizer is not installed"

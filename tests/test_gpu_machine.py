@@ -57,6 +57,23 @@ def test_what_the_sanitizers_run_is_there():
     assert "committed_bits[layer]" not in found
 
 
+def test_sanitizers_see_every_tensor_as_an_allocation():
+    printed = on_that_machine(
+        "import gpu\n"
+        "calls = []\n"
+        "gpu.run = lambda *command, **variables: calls.append((command, variables)) or True\n"
+        "gpu.shutil.which = lambda name, path: f'/opt/{name}'\n"
+        "assert set(gpu.check().values()) == {'passed'}\n"
+        "assert calls[0][0][1:3] == ('-m', 'pytest') and not calls[0][1]\n"
+        "for tool, (command, variables) in zip(gpu.SANITIZERS, calls[1:], strict=True):\n"
+        "    assert command[:3] == ('/opt/compute-sanitizer', '--tool', tool)\n"
+        "    assert variables == {'PYTORCH_NO_CUDA_MEMORY_CACHING': '1'}\n"
+        "gpu.shutil.which = lambda name, path: None\n"
+        "print(gpu.check())\n"
+    )
+    assert printed.count("compute-sanitizer is not installed") == 3
+
+
 def test_the_timings_of_every_case():
     """On the emulator, with a clock that runs each case once."""
     rows = on_that_machine(
