@@ -16,6 +16,7 @@ import torch
 from cuda_device import move
 
 from actprune_gpu.backends.protocol import Backend
+from actprune_gpu.errors import InputError
 
 REPEATS = 10
 FLUSH_BYTES = 1 << 28
@@ -25,7 +26,7 @@ CLASSES, SAMPLES = 80, 1000
 TSNE_OPERATIONS = 25
 SECTOR = 32  # bytes, the least that is read of memory
 SIZES = (64, 128, 256, 512, 1024, 2048, 4096, 16384)
-LARGEST_SELECTION, LARGEST_ON_CPU = 4096, 2048
+LARGEST_ON_CPU = 2048
 # Bytes, and float32 operations without fused multiply-adds, a second.
 BYTES, OPERATIONS = "bytes_per_second", "float32_per_second"
 
@@ -97,19 +98,21 @@ def yolov8x() -> list[int]:
     return widths
 
 
-def cases(kernels: Backend, device: torch.device, sizes: Sequence[int]) -> Iterator[Case]:
-    """Yield what is timed, its inputs on the device."""
-    for n in sizes:
-        points = torch.rand((n, 2), generator=torch.Generator().manual_seed(n)).to(device)
-        if n <= LARGEST_SELECTION:
-            yield from steps(kernels, device, n)
-        # Every distance written and read once is the least that any sweep does.
-        yield Case("kmedoids_sweep", n, 8.0 * n * n, BYTES, kernels.kmedoids_sweep, ([points],))
-        medoids = torch.arange(0, n, 4, device=device)
-        work = 8.0 * n * len(medoids)
-        silhouette = kernels.simplified_silhouette
-        yield Case("simplified_silhouette", n, work, OPERATIONS, silhouette, (points, medoids))
-    widths = [width for width in yolov8x() if width <= max(sizes)]
+def cases(kernels: Backend, device: torch.device, n: int) -> Iterator[Case]:
+    """Yield what is timed with n channels, its inputs on the device."""
+    points = torch.rand((n, 2), generator=torch.Generator().manual_seed(n)).to(device)
+    # Every distance written and read once is the least that any sweep does.
+    yield Case("kmedoids_sweep", n, 8.0 * n * n, BYTES, kernels.kmedoids_sweep, ([points],))
+    medoids = torch.arange(0, n, 4, device=device)
+    work = 8.0 * n * len(medoids)
+    silhouette = kernels.simplified_silhouette
+    yield Case("simplified_silhouette", n, work, OPERATIONS, silhouette, (points, medoids))
+    yield from steps(kernels, device, n)
+
+
+def all_layers(kernels: Backend, device: torch.device) -> Iterator[Case]:
+    """Yield the selection of all layers of a YOLOv8x in one call."""
+    widths = yolov8x()
     layers = [move(digests.statistics(n, CLASSES), device) for n in widths]
     work = sum(1000.0 * TSNE_OPERATIONS * n * n * len(rates(n)) for n in widths)
     yield Case("yolov8x", len(widths), work, OPERATIONS, select, (kernels, layers))
@@ -154,18 +157,29 @@ def timings(
         cpu = CpuBackend()
     except ImportError:
         cpu = None
-    rows = []
-    for case in cases(kernels, torch.device(device), sizes):
-        time = milliseconds(case.call, *case.arguments)
-        floor = 1e3 * case.work / limits[case.unit]
-        row: dict[str, object] = {"case": case.name, "n": case.n, "milliseconds": time}
-        row |= {"floor_milliseconds": floor, "achieved": 1e3 * case.work / time, "unit": case.unit}
-        row["share_of_ceiling"] = floor / time
-        if cpu is not None and case.n <= LARGEST_ON_CPU:
-            row["cpu_milliseconds"] = on_cpu(cpu, case)
-        rows.append(row)
-        print(row, flush=True)
+    rows: list[dict[str, object]] = []
+    where = torch.device(device)
+    for found in (*(cases(kernels, where, n) for n in sizes), all_layers(kernels, where)):
+        try:
+            for case in found:
+                rows.append(timed(case, limits, cpu))
+                print(rows[-1], flush=True)
+        except InputError as error:  # more than the device's memory
+            rows.append({"error": str(error)})
+            print(rows[-1], flush=True)
     return rows
+
+
+def timed(case: Case, limits: dict[str, float], cpu: Any) -> dict[str, object]:
+    """Return a row of the results."""
+    time = milliseconds(case.call, *case.arguments)
+    floor = 1e3 * case.work / limits[case.unit]
+    row: dict[str, object] = {"case": case.name, "n": case.n, "milliseconds": time}
+    row |= {"floor_milliseconds": floor, "achieved": 1e3 * case.work / time, "unit": case.unit}
+    row["share_of_ceiling"] = floor / time
+    if cpu is not None and case.n <= LARGEST_ON_CPU:
+        row["cpu_milliseconds"] = on_cpu(cpu, case)
+    return row
 
 
 def on_cpu(cpu: Any, case: Case) -> float:

@@ -36,9 +36,10 @@ CPU = cpu()
 
 
 def move(value, device=DEVICE):
-    """A value with all tensors in it on a device."""
+    """A value with all tensors in it on a device, with the strides and offsets that they have."""
     if isinstance(value, torch.Tensor):
-        return value.to(device)
+        everything = value.new_empty(0).set_(value.untyped_storage()).to(device)
+        return everything.as_strided(value.shape, value.stride(), value.storage_offset())
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(move(part, device) for part in value))
     if isinstance(value, tuple | list):

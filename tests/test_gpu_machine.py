@@ -88,5 +88,7 @@ def test_the_timings_of_every_case():
         "rows = gpu_timings.timings(backend(), limits, 'cpu', (12,))\n"
         "assert len({row['case'] for row in rows}) == 9\n"
         "assert all(0 < row['share_of_ceiling'] and row['achieved'] > 0 for row in rows)\n"
+        "rows = gpu_timings.timings(backend(memory=1000), limits, 'cpu', (12,))\n"
+        "assert 'sweep of 12 points needs' in rows[0]['error']\n"
     )
     assert "cpu_milliseconds" not in rows
