@@ -27,14 +27,15 @@ _NEIGHBOURS = 32
 
 
 def require_engine(engine: str) -> None:
-    """Raise unless a t-SNE engine can be imported.
+    """Raise unless a t-SNE engine can be started.
 
     Raises:
         InputError: If there is no such engine.
-        BackendUnavailableError: If it cannot be imported; the message says why and what to do.
+        BackendUnavailableError: If it cannot; the message says why and what to do.
     """
     if engine != "exact":
-        _class_of(engine)
+        # tsnecuda looks for its libraries when it is made, not when it is imported.
+        _call(engine, _class_of(engine))
 
 
 def embed(

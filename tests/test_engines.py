@@ -102,11 +102,6 @@ def test_selections_by_another_engine(install):
     assert config.model_dump()["engine"] == "tsnecuda"
 
 
-class FailsToStart(FakeTSNE):
-    def __init__(self, **options):
-        raise RuntimeError("CUDA error:\nno device")
-
-
 class FailsToFit(FakeTSNE):
     def fit_transform(self, *arguments):
         raise MemoryError("out of memory")
@@ -118,6 +113,11 @@ class WrongShape(FakeTSNE):
 
 class NotFinite(FakeTSNE):
     result = staticmethod(lambda n: np.full((n, 2), np.nan))
+
+
+class FailsToStart(FakeTSNE):
+    def __init__(self, **options):
+        raise RuntimeError("CUDA error:\nno device")
 
 
 class Leaves(FakeTSNE):
@@ -146,12 +146,24 @@ def test_results_on_the_gpu_are_fetched(install, monkeypatch):
     np.testing.assert_array_equal(result.embedding, OnTheGPU.values.astype(np.float32))
 
 
+class NoSignature(FakeTSNE):
+    __signature__ = 5
+
+
 def test_a_constructor_without_a_signature_is_reported(install):
-    install("cuml", 5)
-    with pytest.raises(
-        BackendUnavailableError, match=r"TypeError: 5 is not a callable .*cuml-cu13"
-    ):
+    install("cuml", NoSignature)
+    with pytest.raises(BackendUnavailableError, match=r"TypeError: unexpected .*cuml-cu13"):
         tsne(ROWS, engine="cuml", init="random")
+
+
+@pytest.mark.parametrize("made", [FailsToStart, Leaves])
+def test_a_constructor_that_fails_is_reported_before_any_work(install, made, tmp_path, capsys):
+    """As that of tsnecuda's wheel does: its import finds nothing amiss."""
+    install("tsnecuda", made)
+    status = run(["prune", "--engine", "tsnecuda", "--out", str(tmp_path / "out")])
+    assert status == 2
+    assert "conda install -c conda-forge tsnecuda" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -198,7 +210,7 @@ def test_env_says_which_engines_work(install, monkeypatch, capsys):
     monkeypatch.setattr(sys, "meta_path", [BrokenFinder(), *sys.meta_path])
     assert run(["env"]) == 0
     printed = capsys.readouterr().out
-    assert "cuml          can be imported" in printed
+    assert "cuml          can be started" in printed
     assert "libcudart.so.10.2" in printed
     assert "conda install -c conda-forge tsnecuda" in printed
 

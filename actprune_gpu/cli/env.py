@@ -67,7 +67,7 @@ def _devices() -> Table:
 
 
 def _engines() -> Table:
-    """Say which engines for t-SNE can be imported: some installed ones cannot."""
+    """Say which engines for t-SNE can be started: some installed ones cannot."""
     from ..engines import INSTALL, require_engine
     from ..errors import BackendUnavailableError
 
@@ -77,7 +77,7 @@ def _engines() -> Table:
     for engine in INSTALL:
         try:
             require_engine(engine)
-            table.add_row(engine, "can be imported", "approximate, not reproducible")
+            table.add_row(engine, "can be started", "approximate, not reproducible")
         except BackendUnavailableError as error:
             cause = str(error).partition(f": {INSTALL[engine]}")[0]
             table.add_row(engine, escape(cause.partition(" cannot be used ")[2]), INSTALL[engine])
