@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
@@ -270,7 +271,7 @@ def prepare(moments: SomeMoments, weights: SomeWeights, config: SelectionConfig)
     if config.engine != "exact":
         rows = torch.cat([backend.jeffries_matusita(found[0]) for found in statistics], 1)
     embedded = tsne_of_distances(
-        torch.stack([part.squared for part in parts]).sum(0),
+        _total([part.squared for part in parts]),
         perplexity=config.perplexity,
         n_iter=config.n_iter,
         init=config.init,
@@ -278,13 +279,19 @@ def prepare(moments: SomeMoments, weights: SomeWeights, config: SelectionConfig)
         engine=config.engine,
         rows=rows,
     )
+    mean = _total([part.row_mean for part in parts])
     summary = SeparabilitySummary(
         statistics[0][1],
         statistics[0][2],
-        torch.stack([part.row_mean for part in parts]).mean(0),
+        mean / torch.full_like(mean, len(parts)),
         torch.stack([part.row_max for part in parts]).amax(0),
     )
     return Candidate(values, config, embedded, summary)
+
+
+def _total(parts: Sequence[Tensor]) -> Tensor:
+    """Return the sum, one part after the other: the same bits everywhere, and one is no copy."""
+    return reduce(torch.add, parts)
 
 
 def score(candidate: Candidate, sweep: KMedoidsSweep) -> Candidate:
@@ -335,7 +342,7 @@ def _channel_weights(
             raise InputError(
                 f"weights must have as many channels each, got {[len(part) for part in parts]}"
             )
-        values = torch.stack(parts).sum(0)
+        values = _total(parts)
     elif getattr(weights, "ndim", 1) == 1:
         values = to_tensor(weights, "weights", "[C]", torch.float64)
     else:

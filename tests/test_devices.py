@@ -1,11 +1,8 @@
 """Devices by name, the errors that name the missing piece, and the launcher's calls to CuPy."""
 
 import logging
-import shutil
-import subprocess
 import sys
 import types
-import zipfile
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +12,7 @@ import pytest
 import torch
 
 from actprune_gpu.backends import backend_of
-from actprune_gpu.backends.cuda import binaries, nvrtc, sources
+from actprune_gpu.backends.cuda import binaries, nvrtc
 from actprune_gpu.cli.main import run
 from actprune_gpu.devices import resolve_device
 from actprune_gpu.errors import BackendUnavailableError, InputError
@@ -313,21 +310,3 @@ def test_env_says_what_is_there_and_what_is_missing(capsys):
         assert "PyTorch finds no NVIDIA GPU or driver" in printed
     if find_spec("cupy") is None:
         assert "pip install 'actprune_gpu[cuda13]'" in printed
-
-
-def test_wheels_hold_the_sources(tmp_path, monkeypatch):
-    # Of a copy, so that nothing is left in the checkout, nor taken from it.
-    root = tmp_path / "checkout"
-    left_out = shutil.ignore_patterns(
-        ".*", "*.egg-info", "__pycache__", "build", "runs", "tests", "bench"
-    )
-    shutil.copytree(sources.folder().parent, root, ignore=left_out)
-    monkeypatch.setenv("ACTPRUNE_GPU_NVCC", "0")
-    options = ["--no-deps", "--no-build-isolation", "--quiet", "-w", str(tmp_path)]
-    command = [sys.executable, "-m", "pip", "wheel", *options, str(root)]
-    subprocess.run(command, check=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    shipped = {name.removeprefix("actprune_gpu/csrc/") for name in names if "csrc/" in name}
-    assert shipped == {path.name for path in sources.folder().iterdir()}
-    assert not any("fatbin" in name for name in names)
