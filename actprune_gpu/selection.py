@@ -27,6 +27,7 @@ from .silhouette import SilhouetteDefinition
 from .weights import LayerWeights, WeightKind
 
 Criterion = Literal["separability", "reconstruct", "std", "gamma", "l1", "l2", "random"]
+Allocation = Literal["proportion", "damage"]
 _MIN_CHANNELS = 3
 
 
@@ -45,6 +46,9 @@ class SelectionConfig(BaseModel):
         init: Initialisation of t-SNE.
         engine: What does t-SNE; only ``"exact"`` is reproducible, see `tsne`.
         budget: Smallest and largest share of the channels to keep, or ``None``.
+        allocation: How layers share what a whole model may cost: in ``"proportion"`` to their
+            knees, or equally where a criterion finds none; or so that the predictions suffer the
+            least ``"damage"``, which is measured on images.
         round_to: The number kept becomes a multiple of it.
         min_channels: No layer keeps fewer.
         seed: Of t-SNE's random numbers and of the criterion ``"random"``.
@@ -61,6 +65,7 @@ class SelectionConfig(BaseModel):
     init: Init = "pca"
     engine: Engine = "exact"
     budget: KeepBounds | None = (0.25, 0.5)
+    allocation: Allocation = "proportion"
     round_to: int = Field(1, ge=1)
     min_channels: int = Field(2, ge=1)
     seed: int = Field(0, ge=0, lt=2**32)
@@ -236,15 +241,13 @@ class Candidate:
     def proportion(self, scale: float) -> float:
         """Return how many channels to keep if the whole model keeps more or less.
 
-        It grows with ``scale``, from 0. At 1 the method keeps its knee and a baseline all channels.
-        The criterion ``"reconstruct"`` keeps the channels that are needed to lose no more than the
-        share ``1 - scale`` of the readers' signal, the same in every layer.
+        It grows with ``scale``, from 0 to all C. At 1 the method keeps its knee k* and a baseline
+        half; elsewhere C (k* / C)^(1 / scale): so small shares stay smaller and none exceeds 1.
         """
-        if self.knee is not None:
-            return scale * self.knee.k
-        if self.config.criterion == "reconstruct":
-            return float((self.weights > 1.0 - scale).sum())
-        return scale * self.n_channels
+        if scale <= 0.0:
+            return 0.0
+        share = self.knee.k / self.n_channels if self.knee else 0.5
+        return float(self.n_channels * share ** (1.0 / scale))
 
 
 def prepare(moments: SomeMoments, weights: SomeWeights, config: SelectionConfig) -> Candidate:

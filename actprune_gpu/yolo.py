@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,13 +24,16 @@ from .models.ultralytics.channels import trace_model
 from .models.ultralytics.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .models.ultralytics.dataset import Dataset, load_dataset
 from .models.ultralytics.effect import measure_effect
+from .models.ultralytics.evidence import Evidence, observe
 from .models.ultralytics.gather import gather
 from .models.ultralytics.groups import choose_groups
+from .models.ultralytics.matching import model_classes
+from .models.ultralytics.progress import Progress, part
 from .models.ultralytics.result import GatherResult
 from .models.ultralytics.step import (
-    Progress,
     Targets,
     full_cost,
+    needs_damage,
     needs_images,
     remove_and_repair,
     select_groups,
@@ -58,8 +61,8 @@ __all__ = [
 
 Mode = Literal["remove", "zero"]
 DEFAULT_REPAIR = "reconstruct+bn"
-# The preset's, but for the weight: it needs images, which the stages by themselves do not have.
-DEFAULT_CONFIG = SelectionConfig(weight="reconstruct")
+# The preset's, but for what needs images, which the stages by themselves do not have.
+DEFAULT_CONFIG = SelectionConfig(weight="reconstruct", allocation="damage")
 
 MODEL_FILE = "pruned.pt"
 PLAN_FILE = "plan.json"
@@ -167,7 +170,8 @@ def prune(
     dataset = load_dataset(data, split, strict=strict)
     size = trained_image_size(checkpoint) if image_size is None else image_size
     calibration = None
-    if methods or needs_images(config):
+    looks = needs_images(config) or needs_damage(config, targets)
+    if methods or looks:
         affordable = affordable_images(graph, size, where, repair_images)
         calibration = load_calibration(dataset.images[:affordable], size, where)
     numbers = [graph.groups.index(group) for group in chosen]
@@ -187,21 +191,32 @@ def prune(
             device=where,
             limit=images,
             strict=strict,
-            progress=_part(progress, "images"),
+            progress=part(progress, "images"),
             state_path=folder / MOMENTS_FILE,
             resume=resume and step == 1,
         )
+        evidence = Evidence()
+        if looks:
+            assert calibration is not None
+            evidence = observe(
+                network,
+                now,
+                groups,
+                calibration,
+                damage=needs_damage(config, targets),
+                classes=_known_classes(dataset, checkpoint),
+                progress=progress,
+            )
         selections = select_groups(
-            network,
             now,
             groups,
             gathered.moments,
             config=_on_the_way(config, steps),
             targets=targets.after(step / steps),
             original=original,
-            calibration=calibration,
+            evidence=evidence,
             device=where,
-            progress=_part(progress, "layers"),
+            progress=progress,
         )
         keep = {group.name: selections[group.name].keep.tolist() for group in groups}
         network = remove_and_repair(
@@ -210,7 +225,7 @@ def prune(
             keep,
             methods=methods,
             calibration=calibration,
-            progress=_part(progress, "repair"),
+            progress=part(progress, "repair"),
         )
         plans = [
             GroupPlan.of(
@@ -301,7 +316,7 @@ def apply(
         plan.keep,
         methods=methods,
         calibration=calibration,
-        progress=_part(progress, "repair"),
+        progress=part(progress, "repair"),
     )
     changes = {"mode": mode or plan.mode, "repair": "+".join(methods) or "none"}
     return _write(checkpoint, graph, network.cpu(), plan.model_copy(update=changes), folder, None)
@@ -327,6 +342,12 @@ def _require_mode(mode: str) -> None:
         raise InputError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
 
 
+def _known_classes(dataset: Dataset, checkpoint: Checkpoint) -> list[int]:
+    """Return the model's classes that the data set knows: a narrow task is about few of them."""
+    numbers = model_classes(dataset.class_names, checkpoint.class_names)
+    return sorted({number for number in numbers if number >= 0})
+
+
 def _fingerprint(checkpoint: Checkpoint, left: Mapping[int, Any], step: int) -> str:
     """Return what tells the network at a step from that at others."""
     if step == 1:
@@ -341,12 +362,6 @@ def _on_the_way(config: SelectionConfig, steps: int) -> SelectionConfig:
         return config
     low, high = config.budget
     return config.model_copy(update={"budget": (low ** (1 / steps), high ** (1 / steps))})
-
-
-def _part(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
-    if progress is None:
-        return None
-    return lambda done, total: progress(what, done, total)
 
 
 def _account(gathered: GatherResult, dataset: Dataset) -> dict[str, Any]:

@@ -87,12 +87,25 @@ def rank_by_reconstruction(views: Sequence[View]) -> Ranking:
     return Ranking(torch.tensor(order, device=rest.device), error)
 
 
-def input_covariances(
+@dataclass(frozen=True, eq=False)
+class InputMoments:
+    """What is known of the maps that a convolution reads.
+
+    Attributes:
+        mean: ``[C_in]`` float64.
+        covariance: ``[C_in, C_in]`` float64.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+
+def input_moments(
     model: nn.Module, graph: ChannelGraph, calibration: Calibration
-) -> dict[str, Tensor]:
-    """Return the covariance ``[C_in, C_in]`` float64 of what every convolution reads."""
+) -> dict[str, InputMoments]:
+    """Return the moments of what every convolution reads that mixes channels, by name."""
     modules = dict(model.named_modules())
-    found: dict[str, Tensor] = {}
+    found: dict[str, InputMoments] = {}
 
     def watch(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any) -> None:
@@ -100,8 +113,9 @@ def input_covariances(
             rows = max(_MIN_ROWS, _ROWS_PER_CHANNEL * map_.shape[1])
             n, y, x = calibration.cells((map_.shape[2], map_.shape[3]), rows)
             values = map_[n, :, y, x].double()
-            values -= values.mean(0)
-            found[name] = values.T @ values / len(values)
+            mean = values.mean(0)
+            values -= mean
+            found[name] = InputMoments(mean, values.T @ values / len(values))
 
         return hook
 
@@ -120,7 +134,7 @@ def input_covariances(
 
 
 def views_of(
-    graph: ChannelGraph, group: ChannelGroup, covariances: Mapping[str, Tensor]
+    graph: ChannelGraph, group: ChannelGroup, moments: Mapping[str, InputMoments]
 ) -> list[View]:
     """Return how the readers see the channels of a group.
 
@@ -130,7 +144,7 @@ def views_of(
     followers = norms(graph)
     views = []
     for use in graph.uses.values():
-        if not use.mixes or use.name not in covariances:
+        if not use.mixes or use.name not in moments:
             continue
         times = np.zeros(group.n_channels, dtype=np.int64)
         places: dict[int, Tensor] = {}
@@ -146,7 +160,7 @@ def views_of(
             continue
         metric = _metric(use, graph.uses.get(followers.get(use.name, "")))
         for at in places.values():
-            views.append(View(covariances[use.name][at][:, at], metric[at][:, at]))
+            views.append(View(moments[use.name].covariance[at][:, at], metric[at][:, at]))
     return views
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,7 @@ from ...errors import InputError
 from ...moments import ClassMoments
 from ...pruning.graph import ChannelGraph, ChannelGroup
 from ...pruning.grouping import norms
-from ...pruning.sampling import Calibration
-from ...pruning.subset import input_covariances, rank_by_reconstruction, views_of
+from ...pruning.subset import InputMoments, Ranking, rank_by_reconstruction, views_of
 from ...weights import LayerWeights
 from ..hooks import resolve_layers
 
@@ -88,11 +88,33 @@ def moments_of(
     }
 
 
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """What feature maps say of a group's channels.
+
+    Attributes:
+        std: ``[C]`` float64, standard deviation of each channel, over its readers.
+        ranking: The order in which the channels are worth keeping to the readers.
+    """
+
+    std: Tensor
+    ranking: Ranking
+
+
+def signals_of(
+    graph: ChannelGraph, groups: Sequence[ChannelGroup], moments: Mapping[str, InputMoments]
+) -> dict[str, Signal]:
+    """Return what the moments of the readers' inputs say of the channels of each group."""
+    found = {}
+    for group in groups:
+        views = views_of(graph, group, moments)
+        std = torch.stack([view.covariance.diagonal() for view in views]).mean(0).sqrt()
+        found[group.name] = Signal(std, rank_by_reconstruction(views))
+    return found
+
+
 def weights_of(
-    model: nn.Module,
-    graph: ChannelGraph,
-    groups: Sequence[ChannelGroup],
-    calibration: Calibration | None,
+    graph: ChannelGraph, groups: Sequence[ChannelGroup], signals: Mapping[str, Signal]
 ) -> dict[str, list[LayerWeights]]:
     """Return the weights of each group's channels in each of its members.
 
@@ -100,12 +122,10 @@ def weights_of(
     for the whole group.
 
     Args:
-        model: The network that ``graph`` is of.
-        graph: Its channels.
+        graph: The network's channels.
         groups: Some of its groups.
-        calibration: Images for ``std`` and ``reconstruct``; without them these are left out.
+        signals: By group; where there is none, ``std`` and ``reconstruct`` are left out.
     """
-    covariances = input_covariances(model, graph, calibration) if calibration else None
     by_layer = _layer_weights(graph)
     found = {}
     for group in groups:
@@ -113,33 +133,21 @@ def weights_of(
             LayerWeights(*(None if part is None else part[channels] for part in by_layer[layer]))
             for layer, channels in group.members.items()
         ]
-        if covariances is not None:
-            std, lost = _signal(graph, group, covariances)
+        if group.name in signals:
+            signal = signals[group.name]
+            std, lost = signal.std.cpu(), torch.empty_like(signal.std).cpu()
+            lost[signal.ranking.order.cpu()] = signal.ranking.error[:-1].cpu()
             nothing = torch.zeros_like(std)
             members = [
-                LayerWeights(
-                    each.l1,
-                    each.l2,
-                    each.gamma,
-                    nothing if number else std,
-                    nothing if number else lost,
+                replace(
+                    each,
+                    std=nothing if number else std,
+                    reconstruct=nothing if number else lost,
                 )
                 for number, each in enumerate(members)
             ]
         found[group.name] = members
     return found
-
-
-def _signal(
-    graph: ChannelGraph, group: ChannelGroup, covariances: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Return the standard deviations, and what is still lost when each channel's turn comes."""
-    views = views_of(graph, group, covariances)
-    std = torch.stack([view.covariance.diagonal() for view in views]).mean(0).sqrt()
-    ranking = rank_by_reconstruction(views)
-    lost = torch.empty_like(std)
-    lost[ranking.order] = ranking.error[:-1]
-    return std.cpu(), lost.cpu()
 
 
 def _layer_weights(graph: ChannelGraph) -> dict[str, tuple[Tensor, Tensor, Tensor | None]]:

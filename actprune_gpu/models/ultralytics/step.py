@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,22 @@ from ...moments import ClassMoments
 from ...pruning.graph import ChannelGraph, ChannelGroup, Cost
 from ...pruning.repair import RepairMethod, repair
 from ...pruning.sampling import Calibration
-from ...selection import Candidate, ChannelSelection, SelectionConfig, own_budget
+from ...selection import (
+    Candidate,
+    ChannelSelection,
+    SelectionConfig,
+    SomeWeights,
+    own_budget,
+)
 from .channels import shrink_model, trace_model
+from .evidence import Evidence
 from .groups import counts_to_stays, moments_of, weights_of
+from .progress import Progress, part
 
-# Called with what is being done, how much of it is done, and how much there is.
-Progress = Callable[[str, int, int], None]
 _NEED_IMAGES = ("std", "reconstruct")
+# Damages of many groups add up only roughly. Their powers tell few groups that lose much (a small
+# power) from many that lose little, and which does less harm is tried out.
+_CONCENTRATIONS = (1.0, 0.7, 0.5)
 
 
 @dataclass(frozen=True)
@@ -64,8 +74,12 @@ def needs_images(config: SelectionConfig) -> bool:
     return kind in _NEED_IMAGES
 
 
+def needs_damage(config: SelectionConfig, targets: Targets) -> bool:
+    """Return whether damage to the predictions decides how many channels are kept."""
+    return config.allocation == "damage" and bool(targets.as_dict())
+
+
 def select_groups(
-    model: nn.Module,
     graph: ChannelGraph,
     groups: Sequence[ChannelGroup],
     moments: Mapping[str, ClassMoments],
@@ -73,23 +87,24 @@ def select_groups(
     config: SelectionConfig,
     targets: Targets,
     original: Cost,
-    calibration: Calibration | None,
+    evidence: Evidence,
     device: torch.device,
-    progress: Callable[[int, int], None] | None = None,
+    weights: Mapping[str, SomeWeights] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, ChannelSelection]:
     """Select the channels that groups keep.
 
     Args:
-        model: The network, on ``device``.
         graph: Of the network.
         groups: Those that may lose channels.
         moments: Class moments of their members, by layer.
         config: How; its budget does not count where there are targets.
         targets: What the network may cost.
         original: What ``targets`` are shares of.
-        calibration: Images, if `needs_images`.
+        evidence: What images say, if `needs_images` or `needs_damage`.
         device: Where to select.
-        progress: Called with (groups done, groups in all).
+        weights: By group, other weights than those that ``config`` names.
+        progress: Called with (what, done, in all).
     """
 
     def cost(counts: Mapping[str, int]) -> float:
@@ -101,8 +116,11 @@ def select_groups(
         return max(ratios[name] / share for name, share in targets.as_dict().items())
 
     def share(candidates: Mapping[str, Candidate]) -> dict[str, Budget]:
+        settle = partial(share_out, candidates, cost, str(targets), twins=graph.twins)
+        if needs_damage(config, targets):
+            return _least_harm(settle, evidence)
         if targets.as_dict():
-            return share_out(candidates, cost, str(targets), twins=graph.twins)
+            return settle()
         budgets = {name: own_budget(candidate) for name, candidate in candidates.items()}
         equal = equalized({name: budget.k for name, budget in budgets.items()}, graph.twins)
         return {
@@ -114,8 +132,26 @@ def select_groups(
         name: [part.to(device) for part in parts]
         for name, parts in moments_of(groups, moments).items()
     }
-    weights = weights_of(model, graph, groups, calibration)
-    return select_layers(on_device, weights, config=config, share=share, progress=progress)
+    return select_layers(
+        on_device,
+        weights or weights_of(graph, groups, evidence.signals),
+        config=config,
+        share=share,
+        progress=part(progress, "layers"),
+    )
+
+
+def _least_harm(settle: Callable[..., dict[str, Budget]], evidence: Evidence) -> dict[str, Budget]:
+    """Return the way to share the target that harms the predictions least, of those tried out."""
+    assert evidence.sensitivity is not None
+    ways = [
+        settle(damage={name: harm**power for name, harm in evidence.damage.items()})
+        for power in _CONCENTRATIONS
+    ]
+    harms = [
+        evidence.sensitivity.error({name: budget.k for name, budget in way.items()}) for way in ways
+    ]
+    return ways[harms.index(min(harms))]
 
 
 def remove_and_repair(
