@@ -95,7 +95,7 @@ def contenders() -> list[Contender]:
     # Ready-made weights stand for those that the criterion names.
     found += [
         (f"{name} (torch-pruning)", SelectionConfig(criterion="l1"), pruning_importance(name))
-        for name in ("FPGM", "LAMP")
+        for name in ("LAMP",)
     ]
     for allocation in ("proportion", "damage"):
         found += [

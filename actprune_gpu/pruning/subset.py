@@ -68,18 +68,20 @@ def rank_by_reconstruction(views: Sequence[View]) -> Ranking:
     floor = _NEGLIGIBLE * rest.diagonal(dim1=1, dim2=2)
     lost = [float((metric * rest).sum())]
     left = torch.ones(n_channels, dtype=torch.bool, device=rest.device)
+    seen = metric @ rest  # kept up to date: a product of matrices in every step would cost C^4
     order = []
     for _ in range(n_channels):
         variance = rest.diagonal(dim1=1, dim2=2)
-        gain = (rest * (metric @ rest)).sum(1) / variance.clamp(min=1e-300)
+        gain = (rest * seen).sum(1) / variance.clamp(min=1e-300)
         gain = torch.where(variance > floor, gain, 0.0).sum(0)
         best = int(torch.where(left, gain, -1.0).argmax())
         order.append(best)
         left[best] = False
         column = rest[:, :, best]
-        alive = (variance[:, best] > floor[:, best])[:, None, None]
-        step = column[:, :, None] * column[:, None, :] / variance[:, best, None, None]
-        rest = torch.where(alive, rest - step, rest)
+        alive = variance[:, best] > floor[:, best]
+        scaled = torch.where(alive[:, None], column / variance[:, best, None], 0.0)[:, None, :]
+        seen -= (metric @ column[:, :, None]) * scaled
+        rest = rest - column[:, :, None] * scaled  # a new one: `column` is a part of the old
         lost.append(float((metric * rest).sum()))
     error = torch.tensor(lost, dtype=torch.float64, device=rest.device)
     error = (error / max(lost[0], 1e-300)).clamp(0.0, 1.0)
