@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,6 +17,7 @@ from torch import nn
 from .devices import resolve_device
 from .engines import require_engine
 from .errors import InputError
+from .models.ultralytics.account import account_of, versions
 from .models.ultralytics.calibration import affordable_images, load_calibration
 from .models.ultralytics.channels import trace_model
 from .models.ultralytics.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -67,7 +66,6 @@ DEFAULT_CONFIG = SelectionConfig(weight="reconstruct", allocation="damage")
 MODEL_FILE = "pruned.pt"
 PLAN_FILE = "plan.json"
 MOMENTS_FILE = "moments.safetensors"
-_VERSIONS = ("actprune_gpu", "torch", "numpy", "numba", "kneed", "ultralytics")
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +239,7 @@ def prune(
         model_name=checkpoint.path.name,
         model_sha256=checkpoint.fingerprint,
         data_sha256=dataset.fingerprint,
-        gathering=_account(gathered, dataset),
+        gathering=account_of(gathered, dataset),
         selection=config.model_dump(mode="json"),
         mode=mode,
         repair="+".join(methods) or "none",
@@ -249,7 +247,7 @@ def prune(
         targets=targets.as_dict(),
         steps=steps,
         groups=plans,
-        versions=_versions(),
+        versions=versions(),
     )
     return _write(checkpoint, graph, network.cpu(), plan, folder, gathered)
 
@@ -295,7 +293,7 @@ def apply(
             stacklevel=2,
         )
     graph = trace_model(checkpoint.model)
-    _require_fit(plan, graph, checkpoint)
+    plan.require_fit(graph, checkpoint.path.name)
     calibration = None
     if methods and data is None:
         warnings.warn(
@@ -362,56 +360,6 @@ def _on_the_way(config: SelectionConfig, steps: int) -> SelectionConfig:
         return config
     low, high = config.budget
     return config.model_copy(update={"budget": (low ** (1 / steps), high ** (1 / steps))})
-
-
-def _account(gathered: GatherResult, dataset: Dataset) -> dict[str, Any]:
-    settings = asdict(gathered.settings)
-    for elsewhere in ("model", "data", "layers"):
-        del settings[elsewhere]
-    return {
-        **settings,
-        "images": gathered.images_done,
-        "objects": gathered.objects,
-        "matched": gathered.matched,
-        "predictions": gathered.predictions,
-        "unknown_classes": list(gathered.unknown_classes),
-        "skipped": {kind: list(names) for kind, names in gathered.skipped.as_dict().items()},
-        "classes": list(dataset.class_names),
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in _VERSIONS:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def _require_fit(plan: PruningPlan, graph: ChannelGraph, checkpoint: Checkpoint) -> None:
-    """Raise ``InputError`` unless the model has the plan's groups of channels."""
-    groups = {group.name: group for group in graph.groups}
-    for planned in plan.groups:
-        if planned.name not in groups:
-            raise InputError(
-                f"the plan's {planned.name} is not in {checkpoint.path.name}, "
-                f"which has {', '.join(list(groups)[:3])}..."
-            )
-        group = groups[planned.name]
-        if group.n_channels != planned.channels:
-            raise InputError(
-                f"the plan's {planned.name} has {planned.channels} channels, "
-                f"that of {checkpoint.path.name} has {group.n_channels}"
-            )
-        members = {layer: at.tolist() for layer, at in group.members.items()}
-        if members != planned.members:
-            raise InputError(
-                f"the plan's {planned.name} goes together with {', '.join(planned.members)}, "
-                f"that of {checkpoint.path.name} with {', '.join(members)}"
-            )
-    graph.kept(plan.keep)
 
 
 def _write(

@@ -55,6 +55,22 @@ def test_prune_prints_table_accuracy_and_files(shapes, tmp_path, capsys):
     assert all(group["k"] % 8 == 0 for group in plan["groups"])
 
 
+def test_targets_are_met_by_measured_damage_and_accuracy_is_repaired(shapes, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert prune(shapes, out, "--target-flops", "0.6", "--repair-images", "16") == 0
+    printed = capsys.readouterr().out
+    rows = {line.split()[0]: line.split() for line in printed.splitlines() if line.strip()}
+    before, after, ratio = (float(figure) for figure in rows["GFLOPs"][1:4])
+    assert after / before == pytest.approx(ratio, abs=0.002)
+    assert 0.59 < ratio <= 0.6
+    assert float(rows["mAP50"][2]) > 0.8
+    plan = json.loads((out / "plan.json").read_text())
+    assert plan["selection"]["allocation"] == "damage"
+    assert plan["selection"]["weight"] == "reconstruct"
+    assert plan["repair"] == "reconstruct+bn"
+    assert plan["targets"] == {"flops": 0.6}
+
+
 def test_apply_replays_a_plan(pruned, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ["--plan", str(pruned / "plan.json"), "--model", str(CHECKPOINT), "--out", str(out)]
@@ -85,6 +101,13 @@ def test_the_module_and_its_help_run():
         (["--criterion", "l1", "--budget", "none"], ["l1", "budget"]),
         (["--preset", "best"], ["preset", "default", "upstream", "paper", "best"]),
         (["--weight", "l3"], ["weight", "l3"]),
+        (["--allocation", "fair"], ["allocation", "damage", "fair"]),
+        (["--mode", "hide"], ["mode", "remove", "zero", "hide"]),
+        (["--repair", "magic"], ["repair", "reconstruct", "magic"]),
+        (["--repair-images", "0"], ["repair_images", "at least 1"]),
+        (["--steps", "0"], ["steps", "at least 1"]),
+        (["--target-flops", "1.5"], ["target_flops", "0..1", "1.5"]),
+        (["--protect", "model.77"], ["model.77", "nearest"]),
         (["--layers", "model.6.cv9"], ["model.6.cv9", "nearest", "model.6.cv2"]),
         (["--images", "0"], ["limit", "at least 1"]),
         (["--round-to", "0"], ["round_to", "1"]),

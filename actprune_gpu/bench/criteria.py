@@ -39,6 +39,10 @@ _SEEDS = 3  # of the criterion random
 _WEIGHTS = ("l1", "l2", "gamma", "activation", "std")
 
 
+# Name, settings, and weights of a peer's if it is one.
+Contender = tuple[str, SelectionConfig, Callable[[nn.Module], Tensor] | None]
+
+
 @dataclass(frozen=True)
 class Judged:
     """A row: a criterion at a target.
@@ -65,9 +69,14 @@ class Judged:
     tuned: tuple[float, float] | None
     seconds: float
 
-
-# Name, settings, and weights of a peer's if it is one.
-Contender = tuple[str, SelectionConfig, Callable[[nn.Module], Tensor] | None]
+    def is_of(self, contender: Contender, target: float) -> bool:
+        """Return whether this is the row of a contender at a target."""
+        name, config, _ = contender
+        return (self.criterion, self.allocation, self.target_flops) == (
+            name,
+            config.allocation,
+            target,
+        )
 
 
 def contenders() -> list[Contender]:
@@ -133,7 +142,8 @@ def judge(
         repair_images: Images to repair on.
         epochs: Of fine-tuning; 0 for none.
         image_size: Longer side of the network's input; what it was trained with if left out.
-        out: A JSON file for the rows, written after each; those that are in it already stand.
+        out: A JSON file for the rows, written after each. Those that are in it already stand,
+            unless they lack the fine-tuning.
         say: Called with a line about every row.
     """
     chosen = [c for c in contenders() if not only or any(part in c[0] for part in only)]
@@ -146,13 +156,10 @@ def judge(
         bench = _Bench(checkpoint, data, task, size, repair_images, one_class=len(classes) == 1)
         for target in targets:
             for contender in chosen:
-                name, config, _ = contender
-                if any(
-                    (row.criterion, row.allocation, row.target_flops)
-                    == (name, config.allocation, target)
-                    for row in rows
-                ):
+                old = [row for row in rows if row.is_of(contender, target)]
+                if any(row.tuned or not epochs for row in old):
                     continue
+                rows = [row for row in rows if row not in old]
                 rows.append(bench.judge(contender, target, epochs))
                 say(line(rows[-1]))
                 if out:

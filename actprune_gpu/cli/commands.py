@@ -64,6 +64,13 @@ def prune_command(
     budget: Annotated[
         str, typer.Option(help="Share of the channels to keep, LOW:HIGH, or 'none'.")
     ] = "0.25:0.5",
+    allocation: Annotated[
+        str | None,
+        typer.Option(
+            help="How layers share a target: damage (measured) or proportion (to the knees). "
+            "[damage; the preset's]"
+        ),
+    ] = None,
     round_to: Annotated[int, typer.Option(help="Keep multiples of this many channels.")] = 1,
     min_channels: Annotated[int, typer.Option(help="No layer keeps fewer.")] = 2,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
@@ -92,6 +99,7 @@ def prune_command(
         preset,
         criterion,
         weight,
+        allocation,
         budget,
         round_to=round_to,
         min_channels=min_channels,
@@ -221,14 +229,19 @@ def train_command(
 
 
 def _config(
-    preset: str, criterion: str, weight: str | None, budget: str, **settings: Any
+    preset: str,
+    criterion: str,
+    weight: str | None,
+    allocation: str | None,
+    budget: str,
+    **settings: Any,
 ) -> SelectionConfig:
     from ..selection import SelectionConfig
 
-    if weight is None and preset == "default":
-        weight = "reconstruct"
-    if weight is not None:
-        settings["weight"] = weight
+    given = {"weight": weight, "allocation": allocation}
+    if preset == "default":  # there are images: see yolo.DEFAULT_CONFIG
+        given = {"weight": weight or "reconstruct", "allocation": allocation or "damage"}
+    settings.update({name: value for name, value in given.items() if value is not None})
     return SelectionConfig.preset(
         preset, criterion=criterion, budget=_parse_budget(budget), **settings
     )

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from ..errors import InputError
 from ..files import replace_file
 from ..selection import ChannelSelection, SelectionConfig
+from .graph import ChannelGraph
 
 SCHEMA = "actprune_gpu.plan/2"
 
@@ -166,6 +167,34 @@ class PruningPlan(_Record):
     def config(self) -> SelectionConfig:
         """The settings of the selection."""
         return SelectionConfig(**self.selection)
+
+    def require_fit(self, graph: ChannelGraph, model_name: str) -> None:
+        """Raise ``InputError`` unless a model has the plan's groups of channels.
+
+        Args:
+            graph: Of the model.
+            model_name: What messages call it.
+        """
+        groups = {group.name: group for group in graph.groups}
+        for planned in self.groups:
+            if planned.name not in groups:
+                raise InputError(
+                    f"the plan's {planned.name} is not in {model_name}, "
+                    f"which has {', '.join(list(groups)[:3])}..."
+                )
+            group = groups[planned.name]
+            if group.n_channels != planned.channels:
+                raise InputError(
+                    f"the plan's {planned.name} has {planned.channels} channels, "
+                    f"that of {model_name} has {group.n_channels}"
+                )
+            members = {layer: at.tolist() for layer, at in group.members.items()}
+            if members != planned.members:
+                raise InputError(
+                    f"the plan's {planned.name} goes together with {', '.join(planned.members)}, "
+                    f"that of {model_name} with {', '.join(members)}"
+                )
+        graph.kept(self.keep)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan as JSON, whole or not at all."""
