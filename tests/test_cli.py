@@ -61,7 +61,7 @@ def test_targets_are_met_by_measured_damage_and_accuracy_is_repaired(shapes, tmp
     printed = capsys.readouterr().out
     rows = {line.split()[0]: line.split() for line in printed.splitlines() if line.strip()}
     before, after, ratio = (float(figure) for figure in rows["GFLOPs"][1:4])
-    assert after / before == pytest.approx(ratio, abs=0.002)
+    assert after / before == pytest.approx(ratio, abs=0.005)  # both are printed rounded
     assert 0.59 < ratio <= 0.6
     assert float(rows["mAP50"][2]) > 0.8
     plan = json.loads((out / "plan.json").read_text())
