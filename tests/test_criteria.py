@@ -46,7 +46,7 @@ def test_the_peer_sees_the_filters():
 @pytest.fixture(scope="module")
 def judged(shapes, tmp_path_factory):
     out = tmp_path_factory.mktemp("criteria") / "rows.json"
-    settings = {"only": ["l2", "seed 0"], "repair_images": 8, "image_size": 96, "out": out}
+    settings = {"only": ["*l2", "random, seed 0"], "repair_images": 8, "image_size": 96, "out": out}
     return out, settings, judge(CHECKPOINT, shapes, [0.7], epochs=0, **settings)
 
 
@@ -75,7 +75,7 @@ def test_rows_stand_until_they_lack_something(judged, shapes):
     lines = []
     assert judge(CHECKPOINT, shapes, [0.7], epochs=0, say=lines.append, **settings) == rows
     assert not lines
-    one = {**settings, "only": ["weight l2"]}
+    one = {**settings, "only": ["*weight l2"]}
     again = judge(CHECKPOINT, shapes, [0.7], epochs=1, say=lines.append, **one)
     assert len(lines) == 1
     assert {row.criterion: row.tuned is None for row in again} == {
@@ -90,7 +90,7 @@ def test_rows_stand_until_they_lack_something(judged, shapes):
 
 def test_a_narrow_task_counts_its_classes_only(shapes, tmp_path):
     out = tmp_path / "narrow.json"
-    options = ["--only", "weight l2", "--epochs", "0", "--repair-images", "8", "--imgsz", "96"]
+    options = ["--only", "*weight l2", "--epochs", "0", "--repair-images", "8", "--imgsz", "96"]
     from actprune_gpu.bench.__main__ import app
 
     arguments = ["criteria", "--model", str(CHECKPOINT), "--data", str(shapes), "--json", str(out)]
@@ -104,5 +104,5 @@ def test_a_narrow_task_counts_its_classes_only(shapes, tmp_path):
 def test_what_is_unknown_is_named(shapes):
     with complains("classes", "unicorn"):
         judge(CHECKPOINT, shapes, [0.7], classes=["unicorn"])
-    with complains("only", "reconstruct"):
+    with complains("no contender matches", "magic", "nearest"):
         judge(CHECKPOINT, shapes, [0.7], only=["magic"])

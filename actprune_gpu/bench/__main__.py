@@ -76,7 +76,8 @@ def criteria(
         list[str] | None, typer.Option(help="Prune for this class only; repeatable. [all]")
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="Criteria whose name has this in it. [all]")
+        list[str] | None,
+        typer.Option(help="Criterion or pattern such as 'random*'; repeatable. [all]"),
     ] = None,
     repair_images: Annotated[int, typer.Option(help="Repair on this many images.")] = 128,
     epochs: Annotated[int, typer.Option(help="Of fine-tuning; 0 for none.")] = 1,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from .. import yolo
 from ..errors import InputError
 from ..files import replace_file
+from ..models.hooks import resolve_layers
 from ..models.ultralytics.calibration import load_calibration
 from ..models.ultralytics.channels import trace_model
 from ..models.ultralytics.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -138,7 +139,7 @@ def judge(
         data: The data set: repaired and tuned on its split ``train``, validated on ``val``.
         targets: Shares of the operations to keep.
         classes: Prune for, and validate on, these classes only; all of them if left out.
-        only: Contenders whose name contains one of these; all of them if left out.
+        only: Names or patterns (``"random*"``) of contenders; all of them if left out.
         repair_images: Images to repair on.
         epochs: Of fine-tuning; 0 for none.
         image_size: Longer side of the network's input; what it was trained with if left out.
@@ -146,9 +147,8 @@ def judge(
             unless they lack the fine-tuning.
         say: Called with a line about every row.
     """
-    chosen = [c for c in contenders() if not only or any(part in c[0] for part in only)]
-    if not chosen:
-        raise InputError(f"only must be part of {', '.join(c[0] for c in contenders())}")
+    names = resolve_layers([name for name, _, _ in contenders()], only, what="contender")
+    chosen = [contender for contender in contenders() if contender[0] in names]
     rows = _read(out)
     checkpoint = load_checkpoint(model)
     size = image_size or yolo.trained_image_size(checkpoint)

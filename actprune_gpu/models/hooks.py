@@ -63,13 +63,16 @@ def capture_outputs(
             handle.remove()
 
 
-def resolve_layers(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+def resolve_layers(
+    names: Sequence[str], patterns: Sequence[str], *, what: str = "layer"
+) -> list[str]:
     """Return the names that one of the patterns matches, in the order of ``names``.
 
     Args:
         names: The names there are.
         patterns: Exact names, or patterns with ``*``, ``?`` and ``[...]`` as in a shell, where
             ``*`` also matches dots. None at all stands for every name.
+        what: What messages call a name.
 
     Raises:
         InputError: If a pattern matches nothing; the message lists the nearest names.
@@ -80,12 +83,12 @@ def resolve_layers(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
         matched = [name for name in names if name == pattern or fnmatchcase(name, pattern)]
         if not matched:
-            raise _unknown(pattern, names)
+            raise _unknown(pattern, names, what)
         chosen.update(matched)
     return [name for name in names if name in chosen]
 
 
-def _unknown(pattern: str, names: Sequence[str]) -> InputError:
+def _unknown(pattern: str, names: Sequence[str], what: str = "layer") -> InputError:
     nearest = difflib.get_close_matches(pattern, [name for name in names if name], n=3, cutoff=0.0)
-    hint = f"nearest are {', '.join(nearest)}" if nearest else "there are no layers"
-    return InputError(f"no layer matches {pattern!r}: {hint}")
+    hint = f"nearest are {', '.join(nearest)}" if nearest else f"there are no {what}s"
+    return InputError(f"no {what} matches {pattern!r}: {hint}")
