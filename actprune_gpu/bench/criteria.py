@@ -35,6 +35,7 @@ from ..pruning.graph import ChannelGraph, ChannelGroup
 from ..pruning.repair import parse_repair
 from ..selection import PRESETS, SelectionConfig
 from .peers import pruning_importance
+from .report import machine
 
 _SEEDS = 3  # of the criterion random
 _WEIGHTS = ("l1", "l2", "gamma", "activation", "std")
@@ -163,8 +164,13 @@ def judge(
                 rows.append(bench.judge(contender, target, epochs))
                 say(line(rows[-1]))
                 if out:
-                    facts = bench.facts | {"classes": list(classes), "epochs": epochs}
-                    content = {**facts, "rows": [asdict(row) for row in rows]}
+                    content = {
+                        **machine(),
+                        **bench.facts,
+                        "classes": list(classes),
+                        "epochs": epochs,
+                        "rows": [asdict(row) for row in rows],
+                    }
                     replace_file(out, (json.dumps(content, indent=1) + "\n").encode())
     return rows
 
@@ -220,14 +226,15 @@ class _Bench:
             "image_size": size,
             "repair_images": len(self._calibration.images),
             "unpruned": unpruned,
-            "torch": torch.__version__,
         }
 
     def judge(self, contender: Contender, target: float, epochs: int) -> Judged:
         name, config, importance = contender
         weights = None
         if importance:
-            weights = {group.name: self._scores(group, importance) for group in self._groups}
+            weights = {
+                group.name: _summed(self._graph, group, importance) for group in self._groups
+            }
         began = time.perf_counter()
         selections = select_groups(
             self._graph,
@@ -289,14 +296,11 @@ class _Bench:
             )
             return self._validate(load_checkpoint(result.last).model)
 
-    def _scores(self, group: ChannelGroup, importance: Callable[[nn.Module], Tensor]) -> Tensor:
-        """Return a peer's scores of a group, summed over the convolutions that write it."""
-        return _summed(self._graph, group, importance)
-
 
 def _summed(
     graph: ChannelGraph, group: ChannelGroup, importance: Callable[[nn.Module], Tensor]
 ) -> Tensor:
+    """Return a peer's scores of a group, summed over the convolutions that write it."""
     total = torch.zeros(group.n_channels, dtype=torch.float64)
     for use in graph.uses.values():
         if use.layer in group.members and use.is_convolution and use.mixes:
