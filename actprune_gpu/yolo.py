@@ -17,6 +17,7 @@ from torch import nn
 from .devices import resolve_device
 from .engines import require_engine
 from .errors import InputError
+from .files import require_folder
 from .models.ultralytics.account import account_of, versions
 from .models.ultralytics.calibration import affordable_images, load_calibration
 from .models.ultralytics.channels import trace_model
@@ -160,7 +161,7 @@ def prune(
         if value < 1:
             raise InputError(f"{name} must be at least 1, got {value}")
     _require_mode(mode)
-    folder = _require_folder(out, may_hold_files=force or resume)
+    folder = require_folder(out, may_hold_files=force or resume)
     checkpoint = load_checkpoint(model)
     graph = trace_model(checkpoint.model)
     chosen = choose_groups(graph, layers, protect)
@@ -280,7 +281,7 @@ def apply(
         InputError: If the plan does not fit the model, or an argument is bad; nothing is written.
     """
     where = resolve_device(device)
-    folder = _require_folder(out, may_hold_files=force)
+    folder = require_folder(out, may_hold_files=force)
     if not isinstance(plan, PruningPlan):
         plan = PruningPlan.load(plan)
     _require_mode(mode or plan.mode)
@@ -324,15 +325,6 @@ def trained_image_size(checkpoint: Checkpoint) -> int:
     """Return the input size that the model was trained with, which Ultralytics predicts with."""
     size = (checkpoint.contents.get("train_args") or {}).get("imgsz", 640)
     return int(max(size) if isinstance(size, list | tuple) else size)
-
-
-def _require_folder(out: str | os.PathLike[str], *, may_hold_files: bool) -> Path:
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"out must be a folder, got the file {folder}")
-    if folder.is_dir() and any(folder.iterdir()) and not may_hold_files:
-        raise InputError(f"out must be an empty folder, got {folder} with files in it: use force")
-    return folder
 
 
 def _require_mode(mode: str) -> None:
