@@ -13,7 +13,7 @@ from .errors import InputError
 from .selection import Candidate
 
 _STEPS = 60  # halvings of the interval in which the scale is searched
-_LARGEST = 1e30
+_LARGEST = 1e30  # scale that is tried
 _ROUNDS = 3  # of prices, which depend on how many channels the neighbours keep
 
 # What the model costs if layers keep so many channels, in units of what it may.

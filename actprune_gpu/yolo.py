@@ -22,12 +22,12 @@ from .models.ultralytics.account import account_of, versions
 from .models.ultralytics.calibration import affordable_images, load_calibration
 from .models.ultralytics.channels import trace_model
 from .models.ultralytics.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from .models.ultralytics.dataset import Dataset, load_dataset
+from .models.ultralytics.dataset import load_dataset
 from .models.ultralytics.effect import measure_effect
 from .models.ultralytics.evidence import Evidence, observe
 from .models.ultralytics.gather import gather
 from .models.ultralytics.groups import choose_groups
-from .models.ultralytics.matching import model_classes
+from .models.ultralytics.matching import known_classes
 from .models.ultralytics.progress import Progress, part
 from .models.ultralytics.result import GatherResult
 from .models.ultralytics.step import (
@@ -203,7 +203,7 @@ def prune(
                 groups,
                 calibration,
                 damage=needs_damage(config, targets),
-                classes=_known_classes(dataset, checkpoint),
+                classes=known_classes(dataset.class_names, checkpoint.class_names),
                 progress=progress,
             )
         selections = select_groups(
@@ -330,12 +330,6 @@ def trained_image_size(checkpoint: Checkpoint) -> int:
 def _require_mode(mode: str) -> None:
     if mode not in get_args(Mode):
         raise InputError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
-
-
-def _known_classes(dataset: Dataset, checkpoint: Checkpoint) -> list[int]:
-    """Return the model's classes that the data set knows: a narrow task is about few of them."""
-    numbers = model_classes(dataset.class_names, checkpoint.class_names)
-    return sorted({number for number in numbers if number >= 0})
 
 
 def _fingerprint(checkpoint: Checkpoint, left: Mapping[int, Any], step: int) -> str:

@@ -28,7 +28,7 @@ from ..models.ultralytics.checkpoint import Checkpoint, load_checkpoint, save_ch
 from ..models.ultralytics.dataset import load_dataset
 from ..models.ultralytics.evidence import observe
 from ..models.ultralytics.groups import choose_groups
-from ..models.ultralytics.matching import model_classes
+from ..models.ultralytics.matching import known_classes
 from ..models.ultralytics.mirror import boxes_of, mirror
 from ..models.ultralytics.step import Targets, full_cost, remove_and_repair, select_groups
 from ..pruning.graph import ChannelGraph, ChannelGroup
@@ -104,10 +104,8 @@ def contenders() -> list[Contender]:
         (name, SelectionConfig(criterion=name), None) for name in ("std", "gamma", "l1", "l2")
     ]
     # Ready-made weights stand for those that the criterion names.
-    found += [
-        (f"{name} (torch-pruning)", SelectionConfig(criterion="l1"), pruning_importance(name))
-        for name in ("LAMP",)
-    ]
+    peer = pruning_importance("LAMP")
+    found.append(("LAMP (torch-pruning)", SelectionConfig(criterion="l1"), peer))
     for allocation in ("proportion", "damage"):
         found += [
             (
@@ -148,8 +146,9 @@ def judge(
             unless they lack the fine-tuning.
         say: Called with a line about every row.
     """
-    names = resolve_layers([name for name, _, _ in contenders()], only, what="contender")
-    chosen = [contender for contender in contenders() if contender[0] in names]
+    everybody = contenders()
+    names = resolve_layers([name for name, _, _ in everybody], only, what="contender")
+    chosen = [contender for contender in everybody if contender[0] in names]
     rows = _read(out)
     checkpoint = load_checkpoint(model)
     size = image_size or yolo.trained_image_size(checkpoint)
@@ -210,14 +209,13 @@ class _Bench:
         # One class alone separates nothing: then all that are labelled are gathered.
         source = load_dataset(data) if one_class else dataset
         self._moments = yolo.gather(checkpoint, source, layers, image_size=size).moments
-        numbers = model_classes(dataset.class_names, checkpoint.class_names)
         self._evidence = observe(
             checkpoint.model,
             self._graph,
             self._groups,
             self._calibration,
             damage=True,
-            classes=[number for number in numbers if number >= 0],
+            classes=known_classes(dataset.class_names, checkpoint.class_names),
         )
         unpruned = self._validate(checkpoint.model)
         self.facts: dict[str, Any] = {

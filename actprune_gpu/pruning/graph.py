@@ -119,6 +119,15 @@ class ChannelGraph:
         """Number of different channels."""
         return 1 + max(int(max(use.inputs.max(), use.outputs.max())) for use in self.uses.values())
 
+    def with_twins(self, names: Iterable[str]) -> list[str]:
+        """Return groups, and after them all others that must keep as many channels as these."""
+        together = list(names)
+        for name in together:  # grows while it is read: a group may have several twins
+            for parts in self.twins:
+                if name in parts:
+                    together += [part for part in parts if part not in together]
+        return together
+
     def kept(self, keep: Mapping[str, Iterable[int]]) -> NDArray[np.bool_]:
         """Return ``[n_channels]``, which channels stay if each group keeps ``keep[its name]``.
 

@@ -82,7 +82,7 @@ class Sensitivity:
         scale: dict[str, float] = {}
         for name in self._rankings:
             if name not in scale:
-                together = _twins(self._graph, name, self._rankings)
+                together = [n for n in self._graph.with_twins([name]) if n in self._rankings]
                 half = {each: self._graph[each].n_channels // 2 for each in together}
                 share = sum(float(self._rankings[each].error[half[each]]) for each in together)
                 # A share of nothing: channels that no reader needs.
@@ -93,16 +93,6 @@ class Sensitivity:
             name: scale[name] * ranking.error.cpu().numpy()
             for name, ranking in self._rankings.items()
         }
-
-
-def _twins(graph: ChannelGraph, name: str, among: Mapping[str, Any]) -> list[str]:
-    """Return a group and all that must keep as many channels."""
-    together = [name]
-    for member in together:  # grows while it is read
-        for parts in graph.twins:
-            if member in parts:
-                together += [part for part in parts if part in among and part not in together]
-    return together
 
 
 def _predictor(

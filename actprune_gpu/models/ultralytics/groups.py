@@ -65,14 +65,7 @@ def _matching(
             )
     matched = set(resolve_layers(names, patterns))
     found = {group.name for group in groups if matched.intersection(group.members)}
-    growing = True
-    while growing:
-        growing = False
-        for parts in graph.twins:
-            if found.intersection(parts) and not found.issuperset(parts):
-                found.update(parts)
-                growing = True
-    return found
+    return set(graph.with_twins(found))
 
 
 def moments_of(

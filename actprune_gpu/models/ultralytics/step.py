@@ -129,8 +129,8 @@ def select_groups(
         }
 
     on_device = {
-        name: [part.to(device) for part in parts]
-        for name, parts in moments_of(groups, moments).items()
+        name: [layer.to(device) for layer in layers]
+        for name, layers in moments_of(groups, moments).items()
     }
     return select_layers(
         on_device,
