@@ -27,12 +27,14 @@ class Found:
     Attributes:
         activations: By layer, ``[Q, C]`` float32 on the CPU.
         labels: ``[Q]`` int64, classes of the data set.
+        images: ``[Q]`` int64, places of their images in the window.
         objects: Number of objects in the batch, found or not.
         predictions: Number of predictions.
     """
 
     activations: dict[str, Tensor]
     labels: Tensor
+    images: Tensor
     objects: int
     predictions: int
 
@@ -117,6 +119,7 @@ class Detector:
         return Found(
             {name: rows[name][on_device].cpu() for name in self._layers},
             labels[matched],
+            torch.tensor([image.number for image in batch])[image_of_object[matched]],
             len(boxes),
             sum(len(predicted) for predicted in predictions),
         )
