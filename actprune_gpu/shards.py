@@ -1,7 +1,7 @@
 """Class moments of parts of the images: from them, data sets that might have been are drawn.
 
-The whole is gathered sample by sample, so the parts merge to it up to rounding; they are kept beside
-it and decide nothing.
+The whole is gathered sample by sample, so the parts merge to it up to rounding. They are kept
+beside it and decide nothing.
 """
 
 from __future__ import annotations

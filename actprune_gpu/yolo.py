@@ -20,7 +20,7 @@ from .errors import InputError
 from .files import require_folder
 from .models.ultralytics.account import account_of, versions
 from .models.ultralytics.calibration import affordable_images, load_calibration
-from .models.ultralytics.channels import trace_model
+from .models.ultralytics.channels import at_size, trace_model
 from .models.ultralytics.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .models.ultralytics.dataset import load_dataset
 from .models.ultralytics.effect import measure_effect
@@ -40,8 +40,9 @@ from .models.ultralytics.step import (
 )
 from .models.ultralytics.train import train
 from .models.ultralytics.validate import validate
+from .pruning.folder import MODEL_FILE, MOMENTS_FILE, PLAN_FILE
 from .pruning.graph import ChannelGraph
-from .pruning.plan import GroupPlan, PruningPlan
+from .pruning.plan import Costs, GroupPlan, PruningPlan
 from .pruning.repair import parse_repair
 from .pruning.zero import expand_channels
 from .selection import SelectionConfig
@@ -63,10 +64,6 @@ Mode = Literal["remove", "zero"]
 DEFAULT_REPAIR = "reconstruct+bn"
 # The preset's, but for what needs images, which the stages by themselves do not have.
 DEFAULT_CONFIG = SelectionConfig(weight="reconstruct", allocation="damage")
-
-MODEL_FILE = "pruned.pt"
-PLAN_FILE = "plan.json"
-MOMENTS_FILE = "moments.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,6 +246,7 @@ def prune(
         steps=steps,
         groups=plans,
         versions=versions(),
+        cost=_costs(graph, plans, gathered.settings.image_size),
     )
     return _write(checkpoint, graph, network.cpu(), plan, folder, gathered)
 
@@ -338,6 +336,17 @@ def _fingerprint(checkpoint: Checkpoint, left: Mapping[int, Any], step: int) -> 
         return checkpoint.fingerprint
     kept = json.dumps({number: channels.tolist() for number, channels in left.items()})
     return hashlib.sha256((checkpoint.fingerprint + kept).encode()).hexdigest()
+
+
+def _costs(graph: ChannelGraph, plans: Sequence[GroupPlan], image_size: int) -> Costs:
+    """Return what the network costs before and after."""
+    before, after = (
+        at_size(graph.cost(graph.kept(keep)), image_size)
+        for keep in ({}, {plan.name: plan.keep for plan in plans})
+    )
+    return Costs(
+        parameters=(before.parameters, after.parameters), flops=(before.flops, after.flops)
+    )
 
 
 def _on_the_way(config: SelectionConfig, steps: int) -> SelectionConfig:

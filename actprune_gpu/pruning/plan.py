@@ -15,7 +15,9 @@ from ..files import replace_file
 from ..selection import ChannelSelection, SelectionConfig
 from .graph import ChannelGraph
 
-SCHEMA = "actprune_gpu.plan/2"
+SCHEMA = "actprune_gpu.plan/3"
+# The second form lacks what has a default here.
+_READABLE = ("actprune_gpu.plan/2", SCHEMA)
 
 
 class _Record(BaseModel):
@@ -37,6 +39,13 @@ class SeparabilityRecord(_Record):
     left_out: list[str]
     mean: list[float]
     max: list[float]
+
+
+class Costs(_Record):
+    """What a network costs before and after: see `actprune_gpu.pruning.graph.Cost`."""
+
+    parameters: tuple[int, int]
+    flops: tuple[int, int]
 
 
 class GroupPlan(_Record):
@@ -140,6 +149,7 @@ class PruningPlan(_Record):
         repair_images: On how many images.
         targets: What the pruned model was to cost, as shares: ``{"flops": 0.5}``.
         steps: In how many steps channels were selected.
+        cost: Of the network before and after, for an image of the size in ``gathering``.
         groups: The groups of channels, in the order in which the network runs them.
         versions: Of the packages involved.
     """
@@ -157,6 +167,7 @@ class PruningPlan(_Record):
     steps: int
     groups: list[GroupPlan]
     versions: dict[str, str]
+    cost: Costs | None = None
 
     @property
     def keep(self) -> dict[str, list[int]]:
@@ -216,10 +227,10 @@ class PruningPlan(_Record):
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise InputError(f"{file} must be a plan in JSON, got: {error}") from None
         found = content.get("schema_version") if isinstance(content, dict) else None
-        if found != SCHEMA:
+        if found not in _READABLE:
             raise InputError(f"{file} must have schema_version {SCHEMA!r}, got {found!r}")
         try:
-            return cls(**content)
+            return cls(**{**content, "schema_version": SCHEMA})
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])

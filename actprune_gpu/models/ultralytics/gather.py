@@ -208,7 +208,7 @@ def _with_samples(
 ) -> Shards:
     """Return new shards: each with its own samples; those that get none stay the same."""
     new = list(shards)
-    for number in shard_of.unique().tolist() if shards else ():
+    for number in sorted(set(shard_of.tolist())) if shards else ():
         mine = shard_of == number
         rows = {layer: values[mine] for layer, values in activations.items()}
         new[number] = _updated(shards[number], rows, labels[mine], class_names)
