@@ -107,8 +107,12 @@ def prune_command(
         engine=engine,
         **({"init": "random"} if engine == "cuml" else {}),
     )
+    from dataclasses import asdict
+
     from .. import yolo
     from ..devices import resolve_device
+    from ..pruning.folder import EFFECT_FILE, EFFECT_SCHEMA, PlanFolder
+    from ..report import write_report
     from .output import Bars, print_effect, print_files, print_plan
 
     with _inputs(model, data) as (model_file, data_file), Bars() as bars:
@@ -143,17 +147,17 @@ def prune_command(
                 yolo.validate(file, data_file, size, resolve_device(device), split=val_split)
                 for file in (model_file, result.files["model"])
             )
-            print_effect(
-                yolo.measure_effect(
-                    model_file,
-                    result.files["model"],
-                    image_size=size,
-                    device=device,
-                    accuracy_before=before,
-                    accuracy_after=after,
-                )
+            effect = yolo.measure_effect(
+                model_file,
+                result.files["model"],
+                image_size=size,
+                device=device,
+                accuracy_before=before,
+                accuracy_after=after,
             )
-        print_files(result)
+            print_effect(effect)
+            PlanFolder.load(out).write(EFFECT_FILE, EFFECT_SCHEMA, asdict(effect))
+        print_files({**result.files, "report": write_report(out)})
 
 
 def apply_command(
@@ -183,7 +187,7 @@ def apply_command(
             progress=bars.update,
         )
     print_plan(result)
-    print_files(result)
+    print_files(result.files)
 
 
 def train_command(

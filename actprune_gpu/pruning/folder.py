@@ -23,6 +23,7 @@ MODEL_FILE = "pruned.pt"
 PLAN_FILE = "plan.json"
 MOMENTS_FILE = "moments.safetensors"
 EFFECT_FILE = "effect.json"
+EFFECT_SCHEMA = "actprune_gpu.effect/1"
 STABILITY_FILE = "stability.json"
 REPORT_FILE = "report.html"
 

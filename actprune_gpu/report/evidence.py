@@ -1,0 +1,120 @@
+"""What a plan and its moments say of every channel of a group: who speaks for it, and how well."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..choice import by_weight
+from ..errors import InputError
+from ..moments import ClassMoments
+from ..pruning.folder import PlanFolder
+from ..pruning.plan import GroupPlan
+from ..separability import jeffries_matusita
+
+
+@dataclass(frozen=True, eq=False)
+class PairMatrix:
+    """How well a group's channels separate the classes, its members averaged.
+
+    Attributes:
+        classes: Names of the classes used.
+        pairs: ``[P, 2]`` int64, classes ``i < j`` of each column.
+        values: ``[C, P]`` float64, Jeffries-Matusita distances in [0, 2].
+    """
+
+    classes: tuple[str, ...]
+    pairs: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+    def name(self, pair: int) -> str:
+        """Return the names of a pair's classes."""
+        first, second = self.pairs[pair]
+        return f"{self.classes[first]} | {self.classes[second]}"
+
+
+@dataclass(frozen=True, eq=False)
+class GroupEvidence:
+    """The facts about the C channels of a group that the last step selected from.
+
+    Attributes:
+        group: Of the plan.
+        layer: The group's first layer, whose channel numbers people are told.
+        numbers: ``[C]`` int64, the channels' numbers there.
+        kept: ``[C]`` whether each is kept.
+        rank: ``[C]`` int64, place by weight, from 1.
+        keeper: ``[C]`` int64, the channel that is kept of its cluster; ``None`` without clusters.
+        correlation: ``[C]`` float64, Pearson correlation of its separabilities with its keeper's,
+            over all class pairs in all members of the group; NaN where that is not defined, and
+            ``None`` without clusters or moments.
+        matrix: What it separates; ``None`` without moments.
+    """
+
+    group: GroupPlan
+    layer: str
+    numbers: NDArray[np.int64]
+    kept: NDArray[np.bool_]
+    rank: NDArray[np.int64]
+    keeper: NDArray[np.int64] | None
+    correlation: NDArray[np.float64] | None
+    matrix: PairMatrix | None
+
+    @property
+    def n_channels(self) -> int:
+        """C, the number of channels."""
+        return len(self.numbers)
+
+    def spoken_for(self, channel: int) -> NDArray[np.int64]:
+        """Return the other channels of a kept channel's cluster."""
+        if self.keeper is None:
+            return np.zeros(0, dtype=np.int64)
+        return np.flatnonzero((self.keeper == channel) & ~self.kept)
+
+
+def evidence_of(folder: PlanFolder, group: GroupPlan) -> GroupEvidence:
+    """Gather the facts about a group of a folder's plan."""
+    kept = np.isin(group.candidates, group.keep)
+    order = by_weight(torch.tensor(group.weights, dtype=torch.float64)).numpy()
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(1, len(order) + 1)
+    rows = matrix = None
+    if folder.moments is not None:
+        rows, matrix = _separability(folder.moments_of(group, folder.moments))
+    keeper = correlation = None
+    if group.cluster_labels is not None:
+        labels = np.array(group.cluster_labels)
+        keeper = np.zeros_like(labels)
+        for channel in np.flatnonzero(kept):
+            keeper[labels == labels[channel]] = channel
+        if rows is not None:
+            correlation = _correlation(rows, rows[keeper])
+    layer = next(iter(group.members))
+    numbers = np.array(group.members[layer])[group.candidates]
+    return GroupEvidence(group, layer, numbers, kept, rank, keeper, correlation, matrix)
+
+
+def _separability(
+    members: list[ClassMoments],
+) -> tuple[NDArray[np.float64] | None, PairMatrix | None]:
+    """Return the members' separabilities side by side, and averaged; nothing of one class."""
+    try:
+        found = [jeffries_matusita(moments) for moments in members]
+    except InputError:  # fewer than two classes: there is nothing to separate
+        return None, None
+    parts = [part.matrix.double().cpu().numpy() for part in found]
+    alike = [part for part, of in zip(parts, found, strict=True) if of.classes == found[0].classes]
+    pairs = found[0].pairs.numpy()
+    mean = np.mean(alike, axis=0)
+    return np.concatenate(parts, axis=1), PairMatrix(found[0].classes, pairs, mean)
+
+
+def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the Pearson correlation of each row of ``a`` with that of ``b``, NaN if constant."""
+    a, b = (rows - rows.mean(1, keepdims=True) for rows in (a, b))
+    scale = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: NDArray[np.float64] = np.where(scale > 0, (a * b).sum(1) / scale, np.nan)
+    return found.clip(-1.0, 1.0)
