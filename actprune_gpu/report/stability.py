@@ -101,9 +101,9 @@ def measure_stability(
 
     Every group keeps as many channels as in the plan and its weights are those of the plan; what
     varies is the embedding, and the clusters in it. The plan's own t-SNE may start from principal
-    axes, which know no seed, so the starts here are random ones, with the seeds after the plan's. Draws of the
-    images keep the plan's start: the moments of parts of the images are drawn with replacement and
-    merged (a bootstrap of blocks, Efron 1979; Kuensch 1989).
+    axes, which know no seed, so the starts here are random ones, with the seeds after the plan's.
+    Draws of the images keep the plan's start: the moments of parts of the images are drawn with
+    replacement and merged (a bootstrap of blocks, Efron 1979, Kuensch 1989).
 
     Args:
         folder: The plan and its moments.
@@ -135,16 +135,15 @@ def measure_stability(
     }
     for number in range(seeds + draws):
         if number < seeds:
-            settings = config.model_copy(
-                update={"init": "random", "seed": (config.seed + number + 1) % 2**32}
-            )
+            seed = (config.seed + number + 1) % 2**32
+            settings = config.model_copy(update={"init": "random", "seed": seed})
             selections = _select(folder, groups, moments, settings, device)
         else:
             drawn = resample(folder.shards, number - seeds + 1)
             selections = _select(folder, groups, drawn, config, device)
         for group in groups:
-            stability = found[group.name]
-            _add(stability.starts if number < seeds else stability.images, group, selections)
+            own = found[group.name]
+            _add(own.starts if number < seeds else own.images, group, selections)
         if progress:
             progress(number + 1, seeds + draws)
     stability = Stability(seeds, draws, found)

@@ -100,8 +100,8 @@ function showTable() {
 
 function row(group) {
   const most = Math.max(...data.groups.map((other) => other.channels));
-  const x = scale(0, most, 0, 150);
-  const bar = svg('svg', { width: 152, height: 14, role: 'img', 'aria-label': `${group.keptCount} of ${group.channels} kept` },
+  const x = scale(0, most, 0, 118);
+  const bar = svg('svg', { width: 120, height: 14, role: 'img', 'aria-label': `${group.keptCount} of ${group.channels} kept` },
     svg('rect', { class: 'fill-dropped', y: 2, width: x(group.channels), height: 10, rx: 2 }),
     svg('rect', { class: 'fill-kept', y: 2, width: x(group.keptCount), height: 10, rx: 2 }));
   if (group.knee !== null) bar.append(svg('rect', { class: 'fill-knee', x: x(group.knee) - 1, width: 2, height: 14 }));
@@ -118,7 +118,7 @@ function row(group) {
   return node;
 }
 
-function spark(group, width = 74, height = 18) {
+function spark(group, width = 62, height = 18) {
   const x = scale(0, group.mss.length - 1, 1, width - 1), y = scale(Math.min(...group.mss), Math.max(...group.mss), height - 3, 3);
   const [first, last] = group.ks;
   const dot = (k, kind) => svg('circle', { class: kind, r: 2.2, cx: x(Math.min(Math.max(k, first), last) - first), cy: y(group.mss[Math.min(Math.max(k, first), last) - first]) });

@@ -57,11 +57,9 @@ function mapPlot(group, point) {
   const margin = 34;
   const plot = svg('svg', { viewBox: `${-margin} ${-margin} ${1000 + 2 * margin} ${600 + 2 * margin}`, class: 'map', role: 'img',
     'aria-label': `Map of ${group.n} channels, ${group.keptCount} of them kept` });
-  // Wider than high: the axes of the embedding mean nothing, but distances do, so both shrink alike.
-  const place = group.xy.map(([a, b]) => [200 + a * 0.6, b * 0.6]);
-  const upright = spread(place, 0) < spread(place, 1);
-  const at = upright ? group.xy.map(([a, b]) => [b * 1.0, 0.6 * 1000 * 0.5 + (a - 500) * 1.0]) : group.xy.map(([a, b]) => [a, 300 + (b - 500)]);
-  const fit = fitted(at);
+  // The axes of an embedding mean nothing, so it lies down where it would stand.
+  const standing = spread(group.xy, 0) < spread(group.xy, 1);
+  const fit = fitted(standing ? group.xy.map(([a, b]) => [b, a]) : group.xy);
   const radius = Math.max(4.5, Math.min(11, 90 / Math.sqrt(group.n)));
   const ties = [], dots = [];
   fit.forEach(([cx, cy], channel) => {
