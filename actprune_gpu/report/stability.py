@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -173,7 +174,9 @@ def _select(
     weights: Any = {
         group.name: torch.tensor(group.weights, dtype=torch.float64) for group in groups
     }
-    return select_layers(on_device, weights, config=config, share=share)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of few channels, as when the plan was made
+        return select_layers(on_device, weights, config=config, share=share)
 
 
 def _add(repeats: Repeats, group: GroupPlan, selections: Mapping[str, ChannelSelection]) -> None:

@@ -54,7 +54,7 @@ function addPlots(group, plots, point, say, said) {
   if (group.heat) {
     const drawn = group.heat.pairs.length < group.heat.all ? `${group.heat.pairs.length} of ${group.heat.all} class pairs` : `${group.heat.all} class pairs`;
     const rows = group.keeper ? 'channels by cluster' : 'channels by weight';
-    const heat = plot(`Separability: ${rows}, ${drawn}`, said || element('span'), heatPlot(group, point, say), true);
+    const heat = plot(`Separability: ${rows}, ${drawn}`, said || element('span'), heatPlot(group, point, say, point ? 330 : 110), true);
     heat.after(element('div', { class: 'ends quiet' }, element('span', {}, '← most separable pairs'),
       element('span', {}, '0', element('i', { class: 'scale' }), '2'), element('span', {}, 'least →')));
   }

@@ -39,12 +39,12 @@ const sum = (list, value) => list.reduce((total, item) => total + value(item), 0
 
 // One column for every group, as high as it has channels.
 function showSkyline() {
-  const width = Math.max(700, byId('skyline').clientWidth), height = 150, foot = 20;
+  const width = Math.max(280, byId('skyline').clientWidth), height = 150, foot = 20;
   const most = Math.max(...data.groups.map((group) => group.channels));
   const step = width / data.groups.length;
   const y = scale(0, most, 0, height - 6);
   const plot = svg('svg', { viewBox: `0 0 ${width} ${height + foot}`, width: '100%', role: 'img', 'aria-label': 'Channels of every layer, kept and dropped' });
-  let block = null;
+  let block = null, free = 0;
   data.groups.forEach((group, place) => {
     const left = place * step, bar = Math.max(1, step - Math.min(5, step * 0.24)), base = height;
     const column = svg('g', { class: 'column', 'data-group': group.index },
@@ -54,7 +54,10 @@ function showSkyline() {
       svg('rect', { class: 'fill-kept', x: left, width: bar, y: base - y(group.keptCount), height: y(group.keptCount), rx: 1.5 }));
     if (group.knee !== null) column.append(svg('rect', { class: 'fill-knee', x: left, width: bar, y: base - y(group.knee) - 1, height: 2 }));
     const own = (/^[^\d]*\d+/.exec(group.name) || [group.name])[0];
-    if (own !== block) column.append(svg('text', { x: left, y: height + 14 }, own.replace(/^\D*/, '')));
+    if (own !== block && left >= free) {
+      column.append(svg('text', { x: left, y: height + 14 }, own.replace(/^\D*/, '')));
+      free = left + 18;
+    }
     block = own;
     column.addEventListener('click', () => choose(group.index));
     plot.append(column);
@@ -69,7 +72,7 @@ const columns = [
   { key: 'knee', name: 'Knee', value: (group) => group.knee ?? Infinity, number: true },
   { key: 'curve', name: 'Silhouette', value: (group) => (group.mss ? Math.max(...group.mss) : -1), optional: true },
   { key: 'stable', name: 'Stable', value: (group) => stable(group) ?? Infinity, number: true, optional: true },
-  { key: 'why', name: 'Why', value: (group) => why(group), optional: true },
+  { key: 'why', name: 'Why', value: (group) => group.reason, optional: true },
 ].filter(({ key }) => {
   if (key === 'knee' || key === 'curve') return data.criterion === 'separability';
   return key !== 'stable' || data.stability;
@@ -101,7 +104,7 @@ function showTable() {
 function row(group) {
   const most = Math.max(...data.groups.map((other) => other.channels));
   const x = scale(0, most, 0, 118);
-  const bar = svg('svg', { width: 120, height: 14, role: 'img', 'aria-label': `${group.keptCount} of ${group.channels} kept` },
+  const bar = svg('svg', { class: 'bar-plot', viewBox: '0 0 120 14', height: 14, preserveAspectRatio: 'none', role: 'img', 'aria-label': `${group.keptCount} of ${group.channels} kept` },
     svg('rect', { class: 'fill-dropped', y: 2, width: x(group.channels), height: 10, rx: 2 }),
     svg('rect', { class: 'fill-kept', y: 2, width: x(group.keptCount), height: 10, rx: 2 }));
   if (group.knee !== null) bar.append(svg('rect', { class: 'fill-knee', x: x(group.knee) - 1, width: 2, height: 14 }));
@@ -111,7 +114,7 @@ function row(group) {
     knee: element('td', { class: 'number' }, group.knee === null ? '' : String(group.knee)),
     curve: element('td', { class: 'optional' }, group.mss ? spark(group) : ''),
     stable: element('td', { class: 'number optional' }, stable(group) === null ? '' : stable(group).toFixed(2)),
-    why: element('td', { class: 'why optional', title: why(group) }, why(group)),
+    why: element('td', { class: 'why optional', title: group.reason }, group.reason),
   };
   const node = element('tr', { tabindex: -1, 'data-group': group.index, 'aria-selected': 'false' }, ...columns.map(({ key }) => cells[key]));
   node.addEventListener('click', () => choose(group.index));
@@ -146,7 +149,7 @@ function arrange() {
   rove();
 }
 
-const text = (group) => [group.name, ...group.members.map(([layer]) => layer), why(group)].join(' ').toLowerCase();
+const text = (group) => [group.name, ...group.members.map(([layer]) => layer), group.reason].join(' ').toLowerCase();
 
 // One row is in the order of the Tab key: the chosen one, or else the first.
 function rove() {

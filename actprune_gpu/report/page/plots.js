@@ -141,13 +141,13 @@ function rankPlot(group, point, width = 430, height = 250) {
 }
 
 // How well every channel (rows) tells pairs of classes (columns) apart.
-function heatPlot(group, point, say) {
+function heatPlot(group, point, say, most = 330) {
   const columns = group.heat.pairs.length;
   const node = element('div', { class: 'heat' });
   const gutter = element('canvas', { width: 2, height: group.n, 'aria-hidden': 'true' });
   const canvas = element('canvas', { width: columns, height: group.n, role: 'img',
     'aria-label': `Separability of ${group.heat.all} class pairs by ${group.n} channels` });
-  const height = Math.max(group.n, Math.min(Math.max(group.n * 7, 120), 330));
+  const height = Math.max(point ? group.n : 0, Math.min(Math.max(group.n * 7, 120), most));
   for (const part of [gutter, canvas]) part.style.height = `${height}px`;
   const cross = element('div', { class: 'cross', hidden: '' });
   node.append(gutter, canvas, cross);

@@ -78,10 +78,6 @@ function percent(share) {
   return `${(100 * share).toFixed(share > 0.1 || share === 0 ? 0 : 1)} %`;
 }
 
-function why(group) {
-  return group.whole ? `${group.reason}: all kept` : group.reason;
-}
-
 function about(group) {
   const parts = [`${group.keptCount} of ${group.channels} channels kept (${percent(group.keptCount / group.channels)})`];
   if (group.knee !== null) parts.push(`knee at ${group.knee}, ${group.kneeReason}`);
