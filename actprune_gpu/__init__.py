@@ -46,6 +46,9 @@ _HOMES = {
     "tsne": "embedding",
 }
 
+# Modules that are imported when they are first asked for, too.
+_MODULES = ("plot", "report", "yolo")
+
 __all__ = [
     "BackendUnavailableError",
     "Budget",
@@ -74,12 +77,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "yolo":
-        return import_module(".yolo", __name__)
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "yolo"])
+    return sorted([*__all__, *_MODULES])

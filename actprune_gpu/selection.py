@@ -21,6 +21,7 @@ from .engines import Engine, require_engine
 from .errors import InputError
 from .kmedoids import KMedoidsSweep, kmedoids_sweep
 from .knee import Knee, KneeMethod, find_knee
+from .markup import layer_markup
 from .moments import ClassMoments, require_moments
 from .separability import class_statistics
 from .silhouette import SilhouetteDefinition
@@ -177,6 +178,17 @@ class ChannelSelection:
         dropped = torch.ones(self.n_channels, dtype=torch.bool, device=self.keep.device)
         dropped[self.keep] = False
         return dropped.nonzero().flatten()
+
+    def _repr_html_(self) -> str:
+        return layer_markup(
+            self.criterion,
+            self.n_channels,
+            self.keep.tolist(),
+            self.reason,
+            knee=self.k_star,
+            k=self.k,
+            mss=None if self.mss is None else self.mss.tolist(),
+        )
 
 
 # What stands for a layer, or for each of the layers whose channels must go together.

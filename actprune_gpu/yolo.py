@@ -83,6 +83,9 @@ class PruneResult:
     gathered: GatherResult | None
     files: Mapping[str, Path]
 
+    def _repr_html_(self) -> str:
+        return self.plan._repr_html_()
+
 
 def prune(
     model: str | os.PathLike[str],

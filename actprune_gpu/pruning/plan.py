@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ..errors import InputError
 from ..files import replace_file
+from ..markup import layer_markup, table_markup
 from ..selection import ChannelSelection, SelectionConfig
 from .graph import ChannelGraph
 
@@ -82,6 +83,17 @@ class GroupPlan(_Record):
     def drop(self) -> list[int]:
         """The channels not kept, ascending."""
         return sorted(set(range(self.channels)) - set(self.keep))
+
+    def _repr_html_(self) -> str:
+        return layer_markup(
+            self.name,
+            self.channels,
+            self.keep,
+            self.reason,
+            knee=self.k_star,
+            k=self.k,
+            mss=self.curves.mss if self.curves else None,
+        )
 
     @model_validator(mode="after")
     def _check_keep(self) -> GroupPlan:
@@ -206,6 +218,21 @@ class PruningPlan(_Record):
                     f"that of {model_name} with {', '.join(members)}"
                 )
         graph.kept(self.keep)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (group.name, group.channels, len(group.keep), group.k_star, group.reason)
+            for group in self.groups
+        ]
+        kept = sum(len(group.keep) for group in self.groups)
+        channels = sum(group.channels for group in self.groups)
+        note = f"{self.model_name}: {kept} of {channels} channels kept"
+        if self.cost:
+            shares = {"parameters": self.cost.parameters, "operations": self.cost.flops}
+            note += "".join(
+                f", {after / before:.1%} of the {name}" for name, (before, after) in shares.items()
+            )
+        return table_markup(rows, note)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan as JSON, whole or not at all."""

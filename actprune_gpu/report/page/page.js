@@ -67,12 +67,12 @@ function showSkyline() {
 
 const columns = [
   { key: 'index', name: 'Layer', value: (group) => group.index },
-  { key: 'bar', name: 'Channels', value: (group) => group.channels },
+  { key: 'bar', name: 'Channels', title: 'Kept and dropped channels, and the knee', value: (group) => group.channels },
   { key: 'share', name: 'Kept', value: (group) => group.keptCount / group.channels, number: true },
-  { key: 'knee', name: 'Knee', value: (group) => group.knee ?? Infinity, number: true },
-  { key: 'curve', name: 'Silhouette', value: (group) => (group.mss ? Math.max(...group.mss) : -1), optional: true },
-  { key: 'stable', name: 'Stable', value: (group) => stable(group) ?? Infinity, number: true, optional: true },
-  { key: 'why', name: 'Why', value: (group) => group.reason, optional: true },
+  { key: 'knee', name: 'Knee', title: 'Number of clusters at which more of them stop to pay', value: (group) => group.knee ?? Infinity, number: true },
+  { key: 'curve', name: 'Silhouette', title: 'Mean simplified silhouette for every number of clusters, with knee and choice', value: (group) => (group.mss ? Math.max(...group.mss) : -1), optional: true },
+  { key: 'stable', name: 'Stable', title: 'Mean Jaccard index of selections on other draws of the images (or from other starts) with this one', value: (group) => stable(group) ?? Infinity, number: true, optional: true },
+  { key: 'why', name: 'Why', title: 'What set the number of channels kept', value: (group) => group.reason, optional: true },
 ].filter(({ key }) => {
   if (key === 'knee' || key === 'curve') return data.criterion === 'separability';
   return key !== 'stable' || data.stability;
@@ -82,8 +82,8 @@ const stable = (group) => (group.stability ? (group.stability.images ?? group.st
 
 function showTable() {
   const head = element('tr');
-  for (const { key, name, number: isNumber, optional } of columns) {
-    const button = element('button', { type: 'button' }, name);
+  for (const { key, name, title, number: isNumber, optional } of columns) {
+    const button = element('button', { type: 'button', title }, name);
     button.addEventListener('click', () => {
       state.down = state.sort === key ? !state.down : false;
       state.sort = key;
