@@ -46,18 +46,26 @@ def save_shards(path: str | os.PathLike[str], shards: Shards, metadata: Mapping[
 
 
 def load_shards(
-    path: str | os.PathLike[str], whole: Mapping[str, ClassMoments]
-) -> tuple[list[dict[str, ClassMoments]], dict[str, str]]:
-    """Read what `save_shards` wrote: the parts that hold samples, and the notes.
+    path: str | os.PathLike[str], whole: Mapping[str, ClassMoments], metadata: Mapping[str, str]
+) -> Shards:
+    """Read what `save_shards` wrote.
 
     Args:
         path: The file.
         whole: The moments that these are parts of; they say which layers and classes there are.
+        metadata: The notes of the whole.
+
+    Returns:
+        The parts; none if there is no file, or it has other notes: then it is of another state.
 
     Raises:
-        InputError: If ``path`` is missing, no such file, or not of these moments.
+        InputError: If ``path`` is a damaged file.
     """
-    parts, metadata = load_moments(path)
+    if not Path(path).is_file():
+        return ()
+    parts, notes = load_moments(path)
+    if notes != metadata:
+        return ()
     shards: list[dict[str, ClassMoments]] = [{} for _ in range(N_SHARDS)]
     for key, part in parts.items():
         number, _, name = key.partition("/")
@@ -70,7 +78,7 @@ def load_shards(
         rows = torch.tensor([of.class_names.index(known) for known in part.class_names])
         full.count[rows], full.mean[rows], full.m2[rows] = part.count, part.mean, part.m2
         shards[int(number)][name] = full
-    return shards, metadata
+    return tuple(shards)
 
 
 def resample(shards: Shards, seed: int) -> dict[str, ClassMoments]:

@@ -148,9 +148,4 @@ def _moments_of(
         same = False
     if not same:
         return None, (), f"{file.name} is not of this plan, so it was left aside"
-    parts = shards_path(file)
-    if parts.is_file():
-        shards, notes = load_shards(parts, moments)
-        if notes == metadata:
-            return moments, shards, ""
-    return moments, (), ""
+    return moments, load_shards(shards_path(file), moments, metadata), ""

@@ -48,10 +48,12 @@ def explain(folder: PlanFolder, layer: str, channel: int) -> Explanation:
     evidence = evidence_of(folder, group)
     at = group.candidates.index(number)
     config = folder.plan.config
-    figures = {
-        f"weight ({KINDS[weight_kind(config)]})": f"{weight_text(group.weights[at])}, "
-        f"number {evidence.rank[at]} of {evidence.n_channels}"
-    }
+    figures = {}
+    if config.criterion != "random":
+        figures[f"weight ({KINDS[weight_kind(config)]})"] = (
+            f"{weight_text(group.weights[at])}, "
+            f"number {evidence.rank[at]} of {evidence.n_channels}"
+        )
     if evidence.keeper is not None:
         size = int((evidence.keeper == evidence.keeper[at]).sum())
         figures["cluster"] = f"{size} channel{'s' * (size > 1)}"

@@ -28,6 +28,7 @@ def payload_of(folder: PlanFolder) -> dict[str, Any]:
     return {
         "model": plan.model_name,
         "criterion": plan.selection["criterion"],
+        "steps": plan.steps,
         "kind": sentences.KINDS[sentences.weight_kind(plan.config)],
         "figures": _figures(folder),
         "measured": _measured(folder),

@@ -28,7 +28,7 @@ TEMPLATES = {
     "larger weight ({kind} {own}). It speaks for {others}.",
     "o": "Channel {channel} of {layer} was kept: it is alone in its cluster, no other channel "
     "speaks for it.",
-    "w": "Channel {channel} of {layer} was kept, as all {n} channels of the layer were.",
+    "w": "Channel {channel} of {layer} was kept, as all {n} channels to choose from were.",
     "x": "Channel {channel} of {layer} was dropped: by {kind} ({own}) it is number {rank} of {n}, "
     "and {k} were kept.",
     "y": "Channel {channel} of {layer} was kept: by {kind} ({own}) it is number {rank} of {n}, and "

@@ -130,7 +130,7 @@ class GatherResult:
                 notes["predictions"],
                 tuple(notes["unknown_classes"]),
                 SkippedInputs.from_dict(notes["skipped"]),
-                _shards_of(path, moments, metadata),
+                load_shards(shards_path(path), moments, metadata),
             )
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise InputError(f"{path} holds no notes of a gather to go on with: {error}") from None
@@ -149,16 +149,6 @@ class GatherResult:
         ]
         if changes:
             raise InputError(f"cannot resume from {path}, settings differ: {', '.join(changes)}")
-
-
-def _shards_of(
-    path: str | os.PathLike[str], moments: Mapping[str, ClassMoments], metadata: Mapping[str, str]
-) -> Shards:
-    file = shards_path(path)
-    if not file.is_file():
-        return ()
-    shards, notes = load_shards(file, moments)
-    return shards if notes == metadata else ()
 
 
 def _short(value: Any) -> str:

@@ -113,7 +113,7 @@ function nearest(points, x, y) {
 }
 
 // Without clusters: the weights from the largest down, and where the list was cut.
-function rankPlot(group, point, width = 430, height = 250) {
+function rankPlot(group, point, width = 880, height = 190) {
   const left = 8, bottom = 22, top = 8;
   const values = group.order.map((channel) => Math.max(0, Number(group.weights[channel])));
   const most = Math.max(...values) || 1;

@@ -48,7 +48,8 @@ function sentence(group, channel) {
 
 // What is known of a channel besides.
 function figures(group, channel) {
-  const found = [`weight ${group.weights[channel]} (${data.kind}), number ${group.rank[channel]} of ${group.n}`];
+  const found = [];
+  if (data.criterion !== 'random') found.push(`weight ${group.weights[channel]} (${data.kind}), number ${group.rank[channel]} of ${group.n}`);
   if (group.heat) {
     const [first, second, value] = group.heat.best[channel];
     found.push(`mean separability ${group.heat.mean[channel].toFixed(2)}`);
