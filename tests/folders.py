@@ -82,13 +82,15 @@ def make_folder(path, *, layers=4, shards=True, model="net.pt", names=ODD, chang
     return PlanFolder.load(path)
 
 
-def shaken(moments, seed):
+def shaken(moments, seed, by=0.15):
     """The moments of an eighth of the images: a little different from those of all."""
     rng = np.random.default_rng(seed)
     found = {}
     for name, layer in moments.items():
-        noise = torch.from_numpy(rng.normal(0, 0.15, layer.mean.shape))
+        noise = torch.from_numpy(rng.normal(0, by, layer.mean.shape))
         count = layer.count // 8
         spread = (layer.m2 / layer.count).sqrt()
-        found[name] = ClassMoments(count, layer.mean + noise * spread, layer.m2 / 8, layer.class_names)
+        found[name] = ClassMoments(
+            count, layer.mean + noise * spread, layer.m2 / 8, layer.class_names
+        )
     return found

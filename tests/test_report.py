@@ -91,7 +91,9 @@ def test_sentences_tell_the_truth(folder):
             assert keeper in group.keep
             assert labels[keeper] == labels[channel]
             r = np.corrcoef(rows[channel], rows[keeper])[0, 1]
-            assert float(re.search(r"correlation (-?[\d.]+)", said)[1]) == pytest.approx(r, abs=0.01)
+            assert float(re.search(r"correlation (-?[\d.]+)", said)[1]) == pytest.approx(
+                r, abs=0.01
+            )
             kind = "same" if r >= 0.9 else "much" if r >= 0.5 else "not much"
             assert {"same": "the same class", "much": "much the same", "not much": "not much"}[
                 kind
@@ -110,7 +112,11 @@ def test_sentences_tell_the_truth(folder):
 
 @pytest.mark.parametrize(
     ("criterion", "words"),
-    [("gamma", ["BatchNorm scale", "number"]), ("std", ["standard deviation"]), ("random", ["lot"])],
+    [
+        ("gamma", ["BatchNorm scale", "number"]),
+        ("std", ["standard deviation"]),
+        ("random", ["lot"]),
+    ],
 )
 def test_other_criteria_have_no_clusters(tmp_path, criterion, words):
     folder = make_folder(tmp_path, layers=2, criterion=criterion)
@@ -183,9 +189,7 @@ def test_of_many_pairs_the_extremes_are_shown(tmp_path):
     heat = payload_of(folder)["groups"][1]["heat"]
     assert heat["all"] == 190
     assert len(heat["pairs"]) == 48
-    means = np.sort(
-        joined(folder, folder.plan.groups[1]).reshape(24, 2, -1).mean((0, 1))
-    )[::-1]
+    means = np.sort(joined(folder, folder.plan.groups[1]).reshape(24, 2, -1).mean((0, 1)))[::-1]
     np.testing.assert_allclose(heat["means"][:16], means[:16], atol=1e-3)
     np.testing.assert_allclose(heat["means"][-16:], means[-16:], atol=1e-3)
 

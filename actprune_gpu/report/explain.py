@@ -51,8 +51,7 @@ def explain(folder: PlanFolder, layer: str, channel: int) -> Explanation:
     figures = {}
     if config.criterion != "random":
         figures[f"weight ({KINDS[weight_kind(config)]})"] = (
-            f"{weight_text(group.weights[at])}, "
-            f"number {evidence.rank[at]} of {evidence.n_channels}"
+            f"{weight_text(group.weights[at])}, number {evidence.rank[at]} of {evidence.n_channels}"
         )
     if evidence.keeper is not None:
         size = int((evidence.keeper == evidence.keeper[at]).sum())

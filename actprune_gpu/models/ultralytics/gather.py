@@ -212,7 +212,7 @@ def _with_samples(
         mine = shard_of == number
         rows = {layer: values[mine] for layer, values in activations.items()}
         new[number] = _updated(shards[number], rows, labels[mine], class_names)
-    return new
+    return tuple(new)
 
 
 def _bytes(moments: Mapping[str, ClassMoments]) -> int:
