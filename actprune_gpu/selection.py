@@ -327,13 +327,16 @@ def finish(candidate: Candidate, budget: Budget | None = None) -> ChannelSelecti
 def own_budget(candidate: Candidate) -> Budget:
     """Return how many channels a layer keeps by its knee and its own bounds."""
     config = candidate.config
-    return apply_budget(
+    found = apply_budget(
         candidate.knee.k if candidate.knee else candidate.n_channels,
         candidate.n_channels,
         budget=config.budget,
         round_to=config.round_to,
         min_channels=config.min_channels,
     )
+    if candidate.knee is None and found.k == candidate.n_channels:
+        return Budget(found.k, "budget")  # it allows all, there is no knee
+    return found
 
 
 def _channel_weights(
