@@ -38,7 +38,7 @@ def build(tmp_path, monkeypatch):
         paths = [Path(name) for name in zipfile.ZipFile(wheel).namelist()]
         return {
             folder: {path.name for path in paths if path.parent == Path("actprune_gpu", folder)}
-            for folder in ("csrc", "fatbin")
+            for folder in ("csrc", "fatbin", "report/page")
         }
 
     return built
@@ -56,6 +56,8 @@ def test_without_nvcc_wheels_hold_the_sources(build):
     names = build("0")
     assert names["csrc"] == {path.name for path in sources.folder().iterdir()}
     assert not names["fatbin"]
+    page = sources.folder().parent / "actprune_gpu" / "report" / "page"
+    assert names["report/page"] == {path.name for path in page.iterdir()}
 
 
 def test_with_nvcc_they_hold_binaries_for_every_architecture_that_it_knows(build, nvcc):
