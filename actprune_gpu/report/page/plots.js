@@ -4,7 +4,7 @@
 function curvePlot(group, width = 430, height = 250) {
   const left = 38, right = 12, top = 16, bottom = 30;
   const [first, last] = group.ks;
-  const low = Math.min(0, ...group.mss), high = Math.max(...group.mss);
+  const low = Math.min(...group.mss), high = Math.max(...group.mss);
   const end = Math.max(last, group.k);
   const x = scale(first, Math.max(end, first + 1), left, width - right);
   const y = scale(low, high > low ? high : low + 1, height - bottom, top);
@@ -12,7 +12,7 @@ function curvePlot(group, width = 430, height = 250) {
     'aria-label': `Mean simplified silhouette for ${first} to ${last} clusters; knee ${group.knee}, kept ${group.k}` });
   for (const tick of ticks(low, high, 4)) {
     plot.append(svg('line', { class: 'axis', x1: left, x2: width - right, y1: y(tick), y2: y(tick) }),
-      svg('text', { x: left - 6, y: y(tick) + 4, 'text-anchor': 'end' }, tick.toFixed(1)));
+      svg('text', { x: left - 6, y: y(tick) + 4, 'text-anchor': 'end' }, String(+tick.toFixed(4))));
   }
   for (const tick of ticks(first, end, 6)) {
     if (Number.isInteger(tick)) plot.append(svg('text', { x: x(tick), y: height - bottom + 15, 'text-anchor': 'middle' }, String(tick)));
