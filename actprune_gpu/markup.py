@@ -4,8 +4,28 @@ from __future__ import annotations
 
 import html
 from collections.abc import Collection, Sequence
+from typing import Any
 
 _KEPT, _KNEE = "#2a8a86", "#c47a1d"
+
+
+class LayerMarkup:
+    """Makes a `ChannelSelection` show itself."""
+
+    keep: Any
+    n_channels: Any
+    criterion: Any
+    reason: Any
+    k: Any
+    k_star: Any
+    mss: Any
+
+    def _repr_html_(self) -> str:
+        mss = None if self.mss is None else self.mss.tolist()
+        keep = self.keep.tolist()
+        return layer_markup(
+            self.criterion, self.n_channels, keep, self.reason, knee=self.k_star, k=self.k, mss=mss
+        )
 
 
 def layer_markup(

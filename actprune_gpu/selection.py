@@ -21,7 +21,7 @@ from .engines import Engine, require_engine
 from .errors import InputError
 from .kmedoids import KMedoidsSweep, kmedoids_sweep
 from .knee import Knee, KneeMethod, find_knee
-from .markup import layer_markup
+from .markup import LayerMarkup
 from .moments import ClassMoments, require_moments
 from .separability import class_statistics
 from .silhouette import SilhouetteDefinition
@@ -131,7 +131,7 @@ class SeparabilitySummary:
 
 
 @dataclass(frozen=True, eq=False)
-class ChannelSelection:
+class ChannelSelection(LayerMarkup):
     """Which channels of a layer to keep, and why.
 
     The baselines rank channels and do nothing else: they leave everything behind ``weights`` empty.
@@ -178,17 +178,6 @@ class ChannelSelection:
         dropped = torch.ones(self.n_channels, dtype=torch.bool, device=self.keep.device)
         dropped[self.keep] = False
         return dropped.nonzero().flatten()
-
-    def _repr_html_(self) -> str:
-        return layer_markup(
-            self.criterion,
-            self.n_channels,
-            self.keep.tolist(),
-            self.reason,
-            knee=self.k_star,
-            k=self.k,
-            mss=None if self.mss is None else self.mss.tolist(),
-        )
 
 
 # What stands for a layer, or for each of the layers whose channels must go together.
@@ -334,9 +323,7 @@ def own_budget(candidate: Candidate) -> Budget:
         round_to=config.round_to,
         min_channels=config.min_channels,
     )
-    if candidate.knee is None and found.k == candidate.n_channels:
-        return Budget(found.k, "budget")  # it allows all, there is no knee
-    return found
+    return found if candidate.knee or found.reason != "knee" else Budget(found.k, "budget")
 
 
 def _channel_weights(

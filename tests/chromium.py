@@ -10,6 +10,16 @@ import pytest
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
+# The colours on a canvas: how many different ones there are, and the first.
+COLOURS = """canvas => {
+    const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d');
+    copy.drawImage(canvas, 0, 0);
+    const data = copy.getImageData(0, 0, canvas.width, canvas.height).data;
+    const seen = new Set();
+    for (let at = 0; at < data.length; at += 4) seen.add(data.slice(at, at + 4).join());
+    return [seen.size, [...data.slice(0, 4)]];
+}"""
+
 
 def find():
     """Path of a browser, or None."""
@@ -52,3 +62,20 @@ class Opened:
         self.context.close()
         assert self.noise == []
         assert {request.partition("#")[0] for request in self.requests} == {url}
+
+
+def assert_shows(page, group):
+    """The plots of the chosen layer are there, large enough, and show the plan."""
+    for kind in (".curve-plot", ".map", ".heat canvas >> nth=1", ".strip"):
+        box = page.locator(f"#layer {kind}").bounding_box()
+        assert box["width"] > 150, kind
+        assert box["height"] > (20 if kind == ".strip" else 100), kind
+    assert page.locator("#layer .map circle.channel").count() == group.channels
+    assert page.locator("#layer .map circle.channel.kept").count() == len(group.keep)
+    assert page.locator("#layer .map .tie").count() == group.channels - len(group.keep)
+    assert page.locator("#layer .strip rect.fill-kept").count() == len(group.keep)
+    if len(group.keep) < group.channels:
+        labels = page.locator("#layer .curve-plot text.knee").text_content()
+        assert str(group.k_star) in labels
+    colours, _ = page.locator("#layer .heat canvas").nth(1).evaluate(COLOURS)
+    assert colours > 3

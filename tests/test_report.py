@@ -7,17 +7,14 @@ import numpy as np
 import pytest
 import torch
 from folders import ODD, make_folder
-from helpers import MODEST, complains
-from hypothesis import given
-from hypothesis import strategies as st
+from helpers import complains
 
 from actprune_gpu.pruning.folder import EFFECT_FILE, EFFECT_SCHEMA, PlanFolder
 from actprune_gpu.pruning.plan import PruningPlan
-from actprune_gpu.report import compare, explain, write_report
+from actprune_gpu.report import explain, write_report
 from actprune_gpu.report.evidence import evidence_of
 from actprune_gpu.report.payload import payload_of
 from actprune_gpu.report.sentences import cases_of, sentence
-from actprune_gpu.report.stability import jaccard
 from actprune_gpu.selection import select_channels
 from actprune_gpu.separability import jeffries_matusita
 
@@ -27,11 +24,6 @@ ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return make_folder(tmp_path_factory.mktemp("report") / "out")
-
-
-@pytest.fixture(scope="module")
-def ranked(tmp_path_factory):
-    return make_folder(tmp_path_factory.mktemp("report") / "ranked", criterion="gamma")
 
 
 def joined(folder, group):
@@ -181,6 +173,20 @@ def test_heat_maps_hold_the_separabilities(folder):
         for channel, (first, second, value) in enumerate(heat["best"]):
             assert value == pytest.approx(values[channel].max(), abs=0.005)
             assert values[channel, pairs.index([first, second])] == values[channel].max()
+
+
+def test_channels_are_looked_at_in_parts_where_there_are_many_pairs(folder, monkeypatch):
+    from actprune_gpu.report import evidence
+
+    whole = payload_of(folder)
+    monkeypatch.setattr(evidence, "_BATCH", 100)  # three or six channels
+    assert [len(part) for part in evidence_of(folder, folder.plan.groups[1]).matrix.batches()] == (
+        [3] * 8
+    )
+    for part, own in zip(payload_of(folder)["groups"], whole["groups"], strict=True):
+        means, expected = part["heat"].pop("means"), own["heat"].pop("means")
+        np.testing.assert_allclose(means, expected, atol=2e-3)
+        assert part == own
 
 
 def test_of_many_pairs_the_extremes_are_shown(tmp_path):
@@ -350,49 +356,3 @@ def test_channels_that_earlier_steps_dropped_are_told_apart(tmp_path):
     assert shown["gone"] == [at for at in range(24) if at not in left]
     assert f"of {first.name}" in explain(folder, first.name, left[0]).sentence
     assert folder.shards == (), "those of the first step are left aside"
-
-
-# Comparing
-
-
-def test_compare_counts_channels(folder, tmp_path):
-    other = make_folder(tmp_path, budget=(0.5, 0.75), seed=3)
-    difference = compare(folder.plan, other.plan)
-    assert difference.settings == {
-        "budget": ("[0.25, 0.5]", "[0.5, 0.75]"),
-        "seed": ("0", "3"),
-    }
-    for row, ours, theirs in zip(
-        difference.groups, folder.plan.groups, other.plan.groups, strict=True
-    ):
-        assert (row.name, row.first, row.second) == (ours.name, ours.k, theirs.k)
-        assert row.jaccard == row.common / (row.first + row.second - row.common)
-    again = compare(folder.plan, folder.plan)
-    assert again.settings == {}
-    assert all(row.jaccard == 1.0 for row in again.groups)
-
-
-def test_layers_of_one_plan_alone_keep_all_in_the_other(folder):
-    short = folder.plan.model_copy(update={"groups": folder.plan.groups[:2]})
-    for one, other, of in ((folder.plan, short, "second"), (short, folder.plan, "first")):
-        rows = compare(one, other).groups
-        assert [row.name for row in rows] == [group.name for group in folder.plan.groups]
-        for row, group in zip(rows[2:], folder.plan.groups[2:], strict=True):
-            assert getattr(row, of) == group.channels
-            assert row.jaccard == group.k / group.channels
-
-
-def test_plans_of_different_models_are_not_compared(folder):
-    other = folder.plan.model_copy(update={"model_sha256": "9" * 64, "model_name": "other.pt"})
-    with complains("one model", "net.pt", "other.pt", "0" * 12, "9" * 12):
-        compare(folder.plan, other)
-
-
-@MODEST
-@given(st.sets(st.integers(0, 20), min_size=1), st.sets(st.integers(0, 20), min_size=1))
-def test_jaccard(first, second):
-    value = jaccard(sorted(first), sorted(second))
-    assert value == jaccard(sorted(second), sorted(first))
-    assert 0.0 <= value <= 1.0
-    assert (value == 1.0) is (first == second)
-    assert value * len(first | second) == pytest.approx(len(first & second))

@@ -173,6 +173,7 @@ def apply_command(
 ) -> None:
     """Replay a plan on a model."""
     from .. import yolo
+    from ..report import write_report
     from .output import Bars, print_files, print_plan
 
     with Bars() as bars:
@@ -187,7 +188,7 @@ def apply_command(
             progress=bars.update,
         )
     print_plan(result)
-    print_files(result.files)
+    print_files({**result.files, "report": write_report(out)})
 
 
 def train_command(

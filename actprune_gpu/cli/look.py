@@ -25,21 +25,20 @@ def explain_command(
     channel: Annotated[int, typer.Option(help="Number of the channel before pruning, from 0.")],
 ) -> None:
     """Say why a channel was kept or dropped."""
-    from ..pruning.folder import PlanFolder
     from ..report import explain
 
-    print(explain(PlanFolder.load(folder), layer, channel))
+    print(explain(folder, layer, channel))
 
 
 def compare_command(
     first: Folder, second: Annotated[Path, typer.Argument(help="Another folder.")]
 ) -> None:
     """Show where two plans for one model keep different channels."""
-    from ..pruning.folder import PlanFolder
+    from ..pruning.folder import load_plan
     from ..report import compare
     from .output import print_comparison
 
-    print_comparison(compare(PlanFolder.load(first).plan, PlanFolder.load(second).plan))
+    print_comparison(compare(load_plan(first), load_plan(second)))
 
 
 def stability_command(
@@ -50,15 +49,13 @@ def stability_command(
 ) -> None:
     """Select again from other starts of t-SNE and other images, and compare with the plan."""
     from ..devices import resolve_device
-    from ..pruning.folder import PlanFolder
     from ..report import measure_stability, write_report
     from .output import Bars, print_stability
 
     where = resolve_device(device)
-    opened = PlanFolder.load(folder)
     with Bars() as bars:
         stability = measure_stability(
-            opened,
+            folder,
             seeds=seeds,
             resamples=resamples,
             device=where,
@@ -67,4 +64,4 @@ def stability_command(
     print_stability(stability)
     if resamples and not stability.resamples:
         print("The moments were not kept by parts of the images: only starts were varied.")
-    print(write_report(opened))
+    print(write_report(folder))

@@ -142,7 +142,7 @@ def print_comparison(difference: PlanDifference) -> None:
         table.add_row(group.name, *map(str, counts), f"{group.jaccard:.3f}")
     if table.row_count:
         _console.print(table)
-    mean = sum(group.jaccard for group in difference.groups) / len(difference.groups)
+    mean = sum(group.jaccard for group in difference.groups) / max(1, len(difference.groups))
     print(f"{alike} of {len(difference.groups)} alike, mean Jaccard index {mean:.3f}")
 
 

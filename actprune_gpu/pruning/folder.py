@@ -57,9 +57,7 @@ class PlanFolder:
             InputError: If it is no folder, or holds no plan.
         """
         folder = Path(path)
-        if not folder.is_dir():
-            raise InputError(f"a folder with a {PLAN_FILE} is needed, got {folder}")
-        plan = PruningPlan.load(folder / PLAN_FILE)
+        plan = load_plan(folder)
         digest = hashlib.sha256((folder / PLAN_FILE).read_bytes()).hexdigest()
         moments, shards, note = _moments_of(plan, folder / MOMENTS_FILE)
         return cls(folder, plan, digest, moments, shards, (note,) if note else ())
@@ -128,6 +126,26 @@ class PlanFolder:
         stood = np.ones(self.moments[layer].n_channels + len(gone), dtype=bool)
         stood[gone] = False
         return np.where(stood, np.cumsum(stood) - 1, -1)
+
+
+# A folder that was read, or its path.
+FolderLike = PlanFolder | str | os.PathLike[str]
+
+
+def load_plan(path: str | os.PathLike[str]) -> PruningPlan:
+    """Read the plan in a folder.
+
+    Raises:
+        InputError: If it is no folder, or holds no plan.
+    """
+    if not Path(path).is_dir():
+        raise InputError(f"a folder with a {PLAN_FILE} is needed, got {path}")
+    return PruningPlan.load(Path(path) / PLAN_FILE)
+
+
+def open_folder(folder: FolderLike) -> PlanFolder:
+    """Return a folder, read unless that has been done."""
+    return folder if isinstance(folder, PlanFolder) else PlanFolder.load(folder)
 
 
 def _moments_of(

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..backends import backend_of
+from ..backends.protocol import ClassStatistics
 from ..choice import by_weight
 from ..errors import InputError
 from ..moments import ClassMoments
 from ..pruning.folder import PlanFolder
 from ..pruning.plan import GroupPlan
-from ..separability import jeffries_matusita
+from ..separability import class_statistics
+
+_BATCH = 1 << 23  # distances held at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,17 +28,31 @@ class PairMatrix:
     Attributes:
         classes: Names of the classes used.
         pairs: ``[P, 2]`` int64, classes ``i < j`` of each column.
-        values: ``[C, P]`` float64, Jeffries-Matusita distances in [0, 2].
+        members: What the kernels need of each member.
     """
 
     classes: tuple[str, ...]
     pairs: NDArray[np.int64]
-    values: NDArray[np.float64]
+    members: tuple[ClassStatistics, ...]
+
+    def rows(self, channels: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the Jeffries-Matusita distances ``[n, P]`` float64 of some channels, in [0, 2]."""
+        found: NDArray[np.float64] = np.mean(
+            [_distances(member, channels) for member in self.members], axis=0
+        )
+        return found
 
     def name(self, pair: int) -> str:
         """Return the names of a pair's classes."""
         first, second = self.pairs[pair]
         return f"{self.classes[first]} | {self.classes[second]}"
+
+    def batches(self) -> Iterator[NDArray[np.int64]]:
+        """Yield the channels in parts whose rows fit into memory, however many pairs there are."""
+        width = len(self.pairs) * len(self.members)
+        size = max(1, _BATCH // max(1, width))
+        channels = np.arange(len(self.members[0].mean))
+        yield from (channels[start : start + size] for start in range(0, len(channels), size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,35 +99,53 @@ def evidence_of(folder: PlanFolder, group: GroupPlan) -> GroupEvidence:
     order = by_weight(torch.tensor(group.weights, dtype=torch.float64)).numpy()
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(1, len(order) + 1)
-    rows = matrix = None
+    matrix: PairMatrix | None = None
+    members: tuple[ClassStatistics, ...] = ()
     if folder.moments is not None:
-        rows, matrix = _separability(folder.moments_of(group, folder.moments))
+        matrix, members = _separability(folder.moments_of(group, folder.moments))
     keeper = correlation = None
     if group.cluster_labels is not None:
         labels = np.array(group.cluster_labels)
         keeper = np.zeros_like(labels)
         for channel in np.flatnonzero(kept):
             keeper[labels == labels[channel]] = channel
-        if rows is not None:
-            correlation = _correlation(rows, rows[keeper])
+        if matrix:
+            parts = [
+                _correlation(_joined(members, batch), _joined(members, keeper[batch]))
+                for batch in matrix.batches()
+            ]
+            correlation = np.concatenate(parts)
     layer = next(iter(group.members))
     numbers = np.array(group.members[layer])[group.candidates]
     return GroupEvidence(group, layer, numbers, kept, rank, keeper, correlation, matrix)
 
 
 def _separability(
-    members: list[ClassMoments],
-) -> tuple[NDArray[np.float64] | None, PairMatrix | None]:
-    """Return the members' separabilities side by side, and averaged; nothing of one class."""
+    moments: Sequence[ClassMoments],
+) -> tuple[PairMatrix | None, tuple[ClassStatistics, ...]]:
+    """Return what a group's channels separate, and its members; nothing of a single class."""
     try:
-        found = [jeffries_matusita(moments) for moments in members]
-    except InputError:  # fewer than two classes: there is nothing to separate
-        return None, None
-    parts = [part.matrix.double().cpu().numpy() for part in found]
-    alike = [part for part, of in zip(parts, found, strict=True) if of.classes == found[0].classes]
-    pairs = found[0].pairs.numpy()
-    mean = np.mean(alike, axis=0)
-    return np.concatenate(parts, axis=1), PairMatrix(found[0].classes, pairs, mean)
+        found = [class_statistics(member) for member in moments]
+    except InputError:  # fewer than two classes
+        return None, ()
+    classes = found[0][1]
+    pairs = np.stack(np.triu_indices(len(classes), 1), axis=1)
+    alike = tuple(statistics for statistics, names, _ in found if names == classes)
+    return PairMatrix(classes, pairs, alike), tuple(statistics for statistics, *_ in found)
+
+
+def _joined(members: Sequence[ClassStatistics], channels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the distances of some channels, those of all members side by side."""
+    return np.concatenate([_distances(member, channels) for member in members], axis=1)
+
+
+def _distances(member: ClassStatistics, channels: NDArray[np.int64]) -> NDArray[np.float64]:
+    index = torch.from_numpy(channels)
+    some = ClassStatistics(*(part[index] for part in member))
+    found: NDArray[np.float64] = (
+        backend_of(some.mean).jeffries_matusita(some).double().cpu().numpy()
+    )
+    return found
 
 
 def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

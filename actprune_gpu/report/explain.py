@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..errors import InputError
-from ..pruning.folder import PlanFolder
+from ..pruning.folder import FolderLike, open_folder
 from ..pruning.plan import GroupPlan, PruningPlan
 from .evidence import GroupEvidence, evidence_of
 from .sentences import KINDS, gone_sentence, sentence, weight_kind, weight_text
@@ -31,17 +33,18 @@ class Explanation:
         return "\n".join([self.sentence, *rows])
 
 
-def explain(folder: PlanFolder, layer: str, channel: int) -> Explanation:
+def explain(folder: FolderLike, layer: str, channel: int) -> Explanation:
     """Return why a channel was kept or dropped.
 
     Args:
-        folder: A plan and what lies beside it.
+        folder: Where the plan is, its path or what was read from it.
         layer: Name of one of the plan's layers.
         channel: Number of its output channel, in the network before pruning.
 
     Raises:
         InputError: If the plan has no such layer or channel.
     """
+    folder = open_folder(folder)
     group, number = _find(folder.plan, layer, channel)
     if number not in group.candidates:
         return Explanation(gone_sentence(layer, channel), {"kept": _counts(group)})
@@ -106,7 +109,7 @@ def _counts(group: GroupPlan) -> str:
 def _separability(evidence: GroupEvidence, at: int) -> dict[str, str]:
     if evidence.matrix is None:
         return {}
-    values = evidence.matrix.values[at]
+    (values,) = evidence.matrix.rows(np.array([at]))
     best, worst = int(values.argmax()), int(values.argmin())
     return {
         "mean separability": f"{values.mean():.3f} of at most 2, over {len(values)} class pairs",

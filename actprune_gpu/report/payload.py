@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InputError
 from ..pruning.folder import EFFECT_FILE, EFFECT_SCHEMA, PlanFolder
 from ..pruning.plan import PruningPlan
 from . import sentences
@@ -24,14 +25,15 @@ def payload_of(folder: PlanFolder) -> dict[str, Any]:
     """Return all that the page shows."""
     plan = folder.plan
     stability = Stability.load(folder)
+    figures, measured = _figures(folder)
     groups = [_group(evidence_of(folder, group), plan, stability) for group in plan.groups]
     return {
         "model": plan.model_name,
         "criterion": plan.selection["criterion"],
         "steps": plan.steps,
         "kind": sentences.KINDS[sentences.weight_kind(plan.config)],
-        "figures": _figures(folder),
-        "measured": _measured(folder),
+        "figures": figures,
+        "measured": measured,
         "facts": _facts(plan),
         "notes": list(folder.notes),
         "templates": sentences.TEMPLATES,
@@ -44,8 +46,8 @@ def payload_of(folder: PlanFolder) -> dict[str, Any]:
     }
 
 
-def _figures(folder: PlanFolder) -> list[dict[str, Any]]:
-    """Return what is known of the network before and after; ``less`` is what is hoped for."""
+def _figures(folder: PlanFolder) -> tuple[list[dict[str, Any]], str]:
+    """Return what is known of the network before and after, and how it was measured."""
     plan, effect = folder.plan, folder.read(EFFECT_FILE, EFFECT_SCHEMA)
     channels = sum(group.channels for group in plan.groups)
     kept = sum(len(group.keep) for group in plan.groups)
@@ -55,31 +57,31 @@ def _figures(folder: PlanFolder) -> list[dict[str, Any]]:
         figures.append(_figure("Parameters", "million", before / 1e6, after / 1e6))
         before, after = plan.cost.flops
         figures.append(_figure("Operations", "GFLOPs, one image", before / 1e9, after / 1e9))
-    if effect:
-        old, new = effect["before"], effect["after"]
-        times = [old["latency"]["median"], new["latency"]["median"]]
-        latency = _figure("Latency", "ms, median", *times)
-        figures.append({**latency, "ratio": effect["latency_ratio"]})
-        for name, key in (("mAP50", "map50"), ("mAP50-95", "map50_95")):
-            if old["accuracy"] and new["accuracy"]:
-                pair = (old["accuracy"][key], new["accuracy"][key])
-                figures.append(_figure(name, "on the validation images", *pair))
+    if effect is None:
+        return figures, "Latency and accuracy were not measured."
+    try:
+        return figures + _measured(effect), (
+            f"Latency: {effect['image_size']} pixels, one image, {effect['device']}, "
+            f"{effect['threads']} threads; ratio of pairs of runs."
+        )
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder.path / EFFECT_FILE} is damaged: {error}") from None
+
+
+def _measured(effect: Mapping[str, Any]) -> list[dict[str, Any]]:
+    old, new = effect["before"], effect["after"]
+    times = [old["latency"]["median"], new["latency"]["median"]]
+    figures = [{**_figure("Latency", "ms, median", *times), "ratio": effect["latency_ratio"]}]
+    for name, key in (("mAP50", "map50"), ("mAP50-95", "map50_95")):
+        if old["accuracy"] and new["accuracy"]:
+            pair = (old["accuracy"][key], new["accuracy"][key])
+            figures.append(_figure(name, "on the validation images", *pair))
     return figures
 
 
 def _figure(name: str, unit: str, before: float, after: float) -> dict[str, Any]:
     ratio = after / before if before else None
     return {"name": name, "unit": unit, "before": before, "after": after, "ratio": ratio}
-
-
-def _measured(folder: PlanFolder) -> str:
-    effect = folder.read(EFFECT_FILE, EFFECT_SCHEMA)
-    if not effect:
-        return "Latency and accuracy were not measured."
-    return (
-        f"Latency: {effect['image_size']} pixels, one image, {effect['device']}, "
-        f"{effect['threads']} threads; ratio of pairs of runs."
-    )
 
 
 def _facts(plan: PruningPlan) -> list[tuple[str, str]]:
@@ -199,17 +201,18 @@ def _heat(matrix: PairMatrix, order: NDArray[np.int64]) -> dict[str, Any]:
     Of many class pairs, a third of the columns are the most and a third the least separable ones,
     and the rest lie evenly between.
     """
-    mean = matrix.values.mean(0)
+    total = sum(matrix.rows(batch).sum(0) for batch in matrix.batches())
+    mean = np.asarray(total) / len(order)
     by_mean = np.argsort(-mean, kind="stable")
-    columns = by_mean
-    if len(by_mean) > _COLUMNS:
-        third = _COLUMNS // 3
-        between = np.linspace(third, len(by_mean) - third - 1, _COLUMNS - 2 * third)
-        places = [np.arange(third), between.round().astype(int)]
-        places.append(np.arange(len(by_mean) - third, len(by_mean)))
-        columns = by_mean[np.concatenate(places)]
-    levels = (matrix.values[np.ix_(order, columns)] / 2.0 * 63.0).round().astype(int)
-    best = matrix.values.argmax(1)
+    columns = _columns(by_mean)
+    cells, best, own = [], [], []
+    for batch in matrix.batches():
+        rows = matrix.rows(batch)
+        cells.append(rows[:, columns])
+        own.append(rows.mean(1))
+        for row, pair in zip(rows, rows.argmax(1), strict=True):
+            best.append([*matrix.pairs[pair].tolist(), round(float(row[pair]), 2)])
+    levels = (np.concatenate(cells)[order] / 2.0 * 63.0).round().astype(int)
     return {
         "classes": list(matrix.classes),
         "all": len(by_mean),
@@ -217,13 +220,22 @@ def _heat(matrix: PairMatrix, order: NDArray[np.int64]) -> dict[str, Any]:
         "means": mean[columns].round(3).tolist(),
         "most": [_pair(matrix, pair, mean) for pair in by_mean[:_NAMED]],
         "least": [_pair(matrix, pair, mean) for pair in by_mean[::-1][:_NAMED]],
-        "best": [
-            [*matrix.pairs[pair].tolist(), round(float(matrix.values[channel, pair]), 2)]
-            for channel, pair in enumerate(best)
-        ],
-        "mean": matrix.values.mean(1).round(3).tolist(),
+        "best": best,
+        "mean": np.concatenate(own).round(3).tolist(),
         "cells": "".join(_ALPHABET[level] for level in levels.flatten()),
     }
+
+
+def _columns(by_mean: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the pairs that are drawn, of those in the order of their means."""
+    n = len(by_mean)
+    if n <= _COLUMNS:
+        return by_mean
+    third = _COLUMNS // 3
+    between = np.linspace(third, n - third - 1, _COLUMNS - 2 * third).round().astype(int)
+    places = np.concatenate([np.arange(third), between, np.arange(n - third, n)])
+    columns: NDArray[np.int64] = by_mean[places]
+    return columns
 
 
 def _pair(matrix: PairMatrix, pair: int, mean: NDArray[np.float64]) -> list[Any]:

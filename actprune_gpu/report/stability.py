@@ -14,7 +14,7 @@ from ..budget import Budget
 from ..errors import InputError
 from ..layers import select_layers
 from ..moments import ClassMoments
-from ..pruning.folder import STABILITY_FILE, PlanFolder
+from ..pruning.folder import STABILITY_FILE, FolderLike, PlanFolder, open_folder
 from ..pruning.plan import GroupPlan
 from ..selection import Candidate, ChannelSelection, SelectionConfig
 from ..shards import resample
@@ -91,7 +91,7 @@ class Stability:
 
 
 def measure_stability(
-    folder: PlanFolder,
+    folder: FolderLike,
     *,
     seeds: int = 10,
     resamples: int = 10,
@@ -107,7 +107,7 @@ def measure_stability(
     replacement and merged (a bootstrap of blocks, Efron 1979, Kuensch 1989).
 
     Args:
-        folder: The plan and its moments.
+        folder: Where plan and moments are, its path or what was read from it.
         seeds: Number of starts.
         resamples: Number of draws, from seeds 1, 2, ...; none without shards.
         device: Where to select.
@@ -119,6 +119,7 @@ def measure_stability(
     for name, value in (("seeds", seeds), ("resamples", resamples)):
         if value < 0:
             raise InputError(f"{name} must not be negative, got {value}")
+    folder = open_folder(folder)
     config = folder.plan.config
     if config.criterion != "separability":
         raise InputError(

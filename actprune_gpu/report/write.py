@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import html
 import json
-import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from ..files import replace_file
-from ..pruning.folder import REPORT_FILE, PlanFolder
+from ..pruning.folder import REPORT_FILE, FolderLike, open_folder
 from .payload import payload_of
 
 _SCRIPTS = ("words.js", "draw.js", "plots.js", "page.js", "layer.js")
 
 
-def write_report(folder: PlanFolder | str | os.PathLike[str]) -> Path:
+def write_report(folder: FolderLike) -> Path:
     """Write ``report.html`` into a folder that holds a plan, and return its path.
 
     The page holds all of its data, styles and scripts, and asks the network for nothing.
 
     Args:
-        folder: The folder, or what was read from it.
+        folder: Its path, or what was read from it.
 
     Raises:
         InputError: If it holds no plan, or files that are damaged.
     """
-    if not isinstance(folder, PlanFolder):
-        folder = PlanFolder.load(folder)
+    folder = open_folder(folder)
     page = page_of(payload_of(folder))
     replace_file(folder.path / REPORT_FILE, page.encode())
     return folder.path / REPORT_FILE

@@ -105,8 +105,9 @@ function mark() {
 
 // The layer in the address, or the one that has lost most channels.
 function initial() {
-  const wanted = decodeURIComponent(location.hash.slice(1));
-  const named = data.groups.findIndex((group) => group.name === wanted || group.layer === wanted);
+  const wanted = location.hash.slice(1);
+  const names = (group) => [group.name, encodeURIComponent(group.name), group.layer];
+  const named = data.groups.findIndex((group) => names(group).includes(wanted));
   if (named >= 0) return named;
   const lost = data.groups.map((group) => group.channels - group.keptCount);
   return lost.indexOf(Math.max(...lost));

@@ -93,7 +93,7 @@ function showTable() {
   }
   const body = element('tbody');
   state.rows = data.groups.map((group) => row(group));
-  byId('table').append(element('table', {}, element('thead', {}, head), body));
+  byId('table').append(element('table', { role: 'grid', 'aria-labelledby': 'layers-title' }, element('thead', {}, head), body));
   byId('filter').addEventListener('input', arrange);
   byId('show').addEventListener('change', arrange);
   byId('filters').addEventListener('submit', (event) => event.preventDefault());
@@ -168,7 +168,9 @@ function choose(index, focus = false) {
   if (focus) state.rows[index].focus();
   const group = data.groups[index];
   showLayer(group);
-  history.replaceState(null, '', `#${encodeURIComponent(group.name)}`);
+  try {
+    history.replaceState(null, '', `#${encodeURIComponent(group.name)}`);
+  } catch { /* some browsers allow only so many a minute; the address is a convenience */ }
 }
 
 function move(step) {
