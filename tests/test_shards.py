@@ -142,8 +142,9 @@ def dataset_of(dataset, numbers):
     return write_yaml(folder / f"some-{min(numbers)}.yaml", train=file.name)
 
 
+@pytest.mark.parametrize("at", [1, 34])  # in the first window of images and in the second
 def test_resumed_shards_are_bit_for_bit_those_of_an_uninterrupted_run(
-    checkpoint, make_dataset, tmp_path
+    checkpoint, make_dataset, tmp_path, at
 ):
     from actprune_gpu.models.ultralytics.images import WINDOW
     from actprune_gpu.models.ultralytics.result import GatherResult
@@ -153,7 +154,7 @@ def test_resumed_shards_are_bit_for_bit_those_of_an_uninterrupted_run(
     path = tmp_path / "moments.safetensors"
 
     def stop(done, total):
-        if done > WINDOW + 2:
+        if done >= at:
             raise KeyboardInterrupt
 
     whole = gather(checkpoint, dataset, LAYERS, **LOOSE)
@@ -162,8 +163,20 @@ def test_resumed_shards_are_bit_for_bit_those_of_an_uninterrupted_run(
     resumed = gather(checkpoint, dataset, LAYERS, **LOOSE, state_path=path, resume=True)
     assert list(resumed.shards) == list(whole.shards)
     assert list(GatherResult.load(path).shards) == list(whole.shards)
-    # A run that is gone on with without its shards has none in the end.
-    shards_path(path).unlink()
+
+
+def test_a_run_that_is_gone_on_with_without_its_shards_has_none(checkpoint, make_dataset, tmp_path):
+    from actprune_gpu.models.ultralytics.images import WINDOW
+    from actprune_gpu.yolo import gather, load_dataset
+
+    dataset = load_dataset(make_dataset(WINDOW + 8))
+    path = tmp_path / "moments.safetensors"
+
+    def stop(done, total):
+        if done > WINDOW:
+            raise KeyboardInterrupt
+
+    whole = gather(checkpoint, dataset, LAYERS, **LOOSE)
     with pytest.raises(KeyboardInterrupt):
         gather(checkpoint, dataset, LAYERS, **LOOSE, state_path=path, progress=stop)
     shards_path(path).unlink()
