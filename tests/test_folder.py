@@ -25,7 +25,8 @@ def folder(request, shapes, tmp_path_factory):
         layers=["model.4.*", "model.6.*"],
         config=SelectionConfig(weight="l2", budget=(0.6, 0.8), perplexity=4),
         steps=request.param,
-        repair_images=16,
+        repair="bn",
+        repair_images=8,
     )
     return PlanFolder.load(out)
 

@@ -10,6 +10,7 @@ from folders import ODD, make_folder
 from actprune_gpu.pruning.folder import PlanFolder
 from actprune_gpu.report import measure_stability, write_report
 from actprune_gpu.report.evidence import evidence_of
+from actprune_gpu.report.payload import payload_of
 from actprune_gpu.report.sentences import sentence
 
 NAMES = "[...document.querySelectorAll('#table td:first-child')].map(cell => cell.textContent)"
@@ -106,23 +107,37 @@ def test_pointing_at_a_channel_shows_it_and_a_click_holds_it(page, folder):
     assert said(page).startswith(f"Channel {channel + 1} ")
 
 
-def test_pointing_at_the_heat_map_names_the_class_pair(page, folder):
+@pytest.mark.parametrize("at", [(0.01, 0.01), (0.55, 0.3), (0.99, 0.7)])
+def test_pointing_at_the_heat_map_names_the_class_pair(page, folder, at):
     group = folder.plan.groups[2]
     choose(page, group.name)
     page.locator("#layer .heat").scroll_into_view_if_needed()
     box = page.locator("#layer .heat canvas").nth(1).bounding_box()
-    page.mouse.move(box["x"] + 1, box["y"] + 1)
+    page.mouse.move(box["x"] + at[0] * box["width"], box["y"] + at[1] * box["height"])
     evidence = evidence_of(folder, group)
     values = evidence.matrix.rows(np.arange(group.channels))
-    means = values.mean(0)
-    best = int(np.argsort(-means, kind="stable")[0])
-    keeper = int(np.argmin(evidence.rank))
+    columns = np.argsort(-values.mean(0), kind="stable")
+    pair = columns[int(at[0] * len(columns))]
+    channel = payload_of(folder)["groups"][2]["order"][int(at[1] * group.channels)]
     words = page.locator("#layer .plots h3 span", has_text="channel").text_content()
     found = re.fullmatch(r"channel (\d+), (.*): ([\d.]+)", words, re.S)
-    assert int(found[1]) == keeper
-    assert found[2] == evidence.matrix.name(best)
-    assert float(found[3]) == pytest.approx(values[keeper, best], abs=0.03)
-    assert said(page).startswith(f"Channel {keeper} ")
+    assert int(found[1]) == channel
+    assert found[2] == evidence.matrix.name(pair)
+    assert float(found[3]) == pytest.approx(values[channel, pair], abs=0.03)
+    assert said(page).startswith(f"Channel {channel} ")
+    # What is drawn there: the more separable, the further from the colour of nothing.
+    pixel = (
+        page.locator("#layer .heat canvas")
+        .nth(1)
+        .evaluate(
+            "(canvas, at) => { const copy = new OffscreenCanvas(1, 1).getContext('2d');"
+            "copy.drawImage(canvas, -at[0], -at[1]); return [...copy.getImageData(0, 0, 1, 1).data] }",
+            [int(at[0] * len(columns)), int(at[1] * group.channels)],
+        )
+    )
+    stops = np.array([[0xF4, 0xF1, 0xEA], [0x6D, 0xA9, 0xA3], [0x0D, 0x32, 0x38]])
+    expected = [np.interp(values[channel, pair], [0, 1, 2], stops[:, part]) for part in range(3)]
+    np.testing.assert_allclose(pixel[:3], expected, atol=4)
 
 
 def test_pointing_at_the_curve_reads_it(page, folder):
