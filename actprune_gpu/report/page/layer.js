@@ -50,7 +50,7 @@ function addPlots(group, plots, point, say, said) {
   };
   if (group.mss) plot('Silhouette by number of clusters', element('span'), curvePlot(group));
   if (group.xy) plot('Map of the channels', element('span', {}, 'large ones speak for the tied'), mapPlot(group, point));
-  if (!group.xy) plot(`Channels by ${data.kind}`, element('span', {}, 'no clusters: each was ranked by itself'), rankPlot(group, point), true);
+  if (!group.xy) plot(`Channels by ${data.kind}`, element('span', {}, 'the criterion ranks, it knows no clusters'), rankPlot(group, point), true);
   if (group.heat) {
     const drawn = group.heat.pairs.length < group.heat.all ? `${group.heat.pairs.length} of ${group.heat.all} class pairs` : `${group.heat.all} class pairs`;
     const rows = group.keeper ? 'channels by cluster' : 'channels by weight';
