@@ -131,7 +131,8 @@ def test_pointing_at_the_heat_map_names_the_class_pair(page, folder, at):
         .nth(1)
         .evaluate(
             "(canvas, at) => { const copy = new OffscreenCanvas(1, 1).getContext('2d');"
-            "copy.drawImage(canvas, -at[0], -at[1]); return [...copy.getImageData(0, 0, 1, 1).data] }",
+            "copy.drawImage(canvas, -at[0], -at[1]);"
+            "return [...copy.getImageData(0, 0, 1, 1).data] }",
             [int(at[0] * len(columns)), int(at[1] * group.channels)],
         )
     )
