@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 # int64, with as many axes as the tensor, and size 1 along those on which the numbers do not depend.
@@ -35,6 +37,42 @@ def compressed(numbers: Numbers) -> Numbers:
             if numbers.stride(dim) == 0 or torch.equal(numbers, first.expand_as(numbers)):
                 numbers = first
     return numbers
+
+
+def broadcast(first: Numbers, second: Numbers) -> tuple[Numbers, Numbers]:
+    """Return both in the shape that they have together."""
+    one, other = torch.broadcast_tensors(first, second)  # type: ignore[no-untyped-call]
+    return one, other
+
+
+class SameAs:
+    """Numbers, some of which stand for the same (a forest of disjoint sets)."""
+
+    def __init__(self) -> None:
+        self._parent: list[int] = []
+
+    def new(self, count: int) -> NDArray[np.int64]:
+        """Return ``[count]`` new numbers."""
+        first = len(self._parent)
+        self._parent.extend(range(first, first + count))
+        return np.arange(first, first + count)
+
+    def unite(self, first: Numbers, second: Numbers) -> None:
+        """Make numbers at the same places the same."""
+        one, other = (numbers.flatten().tolist() for numbers in broadcast(first, second))
+        for a, b in zip(one, other, strict=True):
+            low, high = sorted((self._root(a), self._root(b)))
+            self._parent[high] = low
+
+    def roots(self) -> NDArray[np.int64]:
+        """Return, for every number given, the one that stands for all that are the same."""
+        return np.array([self._root(number) for number in range(len(self._parent))], dtype=np.int64)
+
+    def _root(self, number: int) -> int:
+        while self._parent[number] != number:
+            self._parent[number] = self._parent[self._parent[number]]
+            number = self._parent[number]
+        return number
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 from torch import nn
 
+from ..inputs import ModelInputs, Rehearsal
 from .graph import ChannelGraph
-from .inputs import ModelInputs, Rehearsal
 from .remove import remove_channels
 
 

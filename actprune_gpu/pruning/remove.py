@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from .graph import NORMS, ChannelGraph, Use
 
-
 # What modules of attention call the number of their heads, and the width of all of them together.
 _HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "heads")
 _HEAD_WIDTHS = ("attn_dim", "all_head_size", "inner_dim")

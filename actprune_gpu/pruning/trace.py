@@ -1,11 +1,11 @@
 """Finding out which channels of a network are one channel, and must go together.
 
-The network runs once on PyTorch's fake tensors, which have shapes alone, and every channel of every tensor carries a
-number along. A convolution or a linear layer makes new numbers; normalization, activations, pooling
-and upsampling pass them on; views and permutations move them; a concatenation strings them
-together; a sum makes those of its operands the same; and a product of matrices, as in attention,
-those of a head. Whatever is unknown holds its channels fast. So nothing has to be known of the
-blocks that a network is made of.
+The network runs once on PyTorch's fake tensors, which have shapes alone, and every channel of every
+tensor carries a number along. A convolution or a linear layer makes new numbers; normalization,
+activations, pooling and upsampling pass them on; views and permutations move them; a concatenation
+strings them together; a sum makes those of its operands the same; and a product of matrices, as in
+attention, those of a head. Whatever is unknown holds its channels fast. So nothing has to be known
+of the blocks that a network is made of.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..inputs import ModelInputs, Rehearsal
 from . import operations
 from .graph import CONVOLUTIONS, NORMS, ChannelGraph, Channels
 from .grouping import Run, Trace, assemble
-from .inputs import ModelInputs, Rehearsal
-from .numbers import Numbers, compressed, full, tensors_in, varying
+from .numbers import Numbers, SameAs, broadcast, compressed, full, tensors_in, varying
 
 
 def trace_channels(
@@ -114,14 +114,13 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     if tensor is not None:
                         self._owners[id(tensor)] = (tensor, name)
         self._numbers: dict[int, tuple[Tensor, Numbers]] = {}
-        self._parent: list[int] = []
+        self._same_as = SameAs()
         self._where: list[str] = []
         self._holding: list[str] = []
 
     def trace(self) -> Trace:
         """Return what was found."""
-        same_as = np.array([self._find(number) for number in range(len(self._parent))])
-        return Trace(self.runs, same_as, self._splits, self._views, self._held)
+        return Trace(self.runs, self._same_as.roots(), self._splits, self._views, self._held)
 
     def entering(self, name: str, holds: bool) -> Callable[[nn.Module, Any], None]:
         """Return the hook that notes that a module runs, which may hold its channels."""
@@ -150,7 +149,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if id(tensor) in self._numbers:
                 with unset_fake_temporarily():  # the numbers are real
                     numbers = self._numbers[id(tensor)][1].flatten().tolist()
-                self._held.update({number: reason for number in numbers} | self._held)
+                self._held.update(dict.fromkeys(numbers, reason) | self._held)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -169,23 +168,10 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _new(self, count: int) -> Channels:
-        first = len(self._parent)
-        self._parent.extend(range(first, first + count))
+        numbers = self._same_as.new(count)
         if self._holding:
-            self._held.update(dict.fromkeys(range(first, first + count), self._holding[-1]))
-        return np.arange(first, first + count)
-
-    def _find(self, number: int) -> int:
-        while self._parent[number] != number:
-            self._parent[number] = self._parent[self._parent[number]]
-            number = self._parent[number]
-        return number
-
-    def _unite(self, first: Numbers, second: Numbers) -> None:
-        first, second = torch.broadcast_tensors(first, second)
-        for a, b in zip(first.flatten().tolist(), second.flatten().tolist(), strict=True):
-            low, high = sorted((self._find(a), self._find(b)))
-            self._parent[high] = low
+            self._held.update(dict.fromkeys(numbers.tolist(), self._holding[-1]))
+        return numbers
 
     def _known(self, tensor: Any) -> bool:
         return isinstance(tensor, Tensor) and id(tensor) in self._numbers
@@ -226,8 +212,8 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._unknown(args, f"{name} without a module")
         elif owner[1] in self.runs:  # a module that runs twice has one set of channels
             before = self.runs[owner[1]]
-            self._unite(torch.from_numpy(before.inputs), torch.from_numpy(inputs))
-            self._unite(torch.from_numpy(before.outputs), torch.from_numpy(outputs))
+            self._same_as.unite(torch.from_numpy(before.inputs), torch.from_numpy(inputs))
+            self._same_as.unite(torch.from_numpy(before.outputs), torch.from_numpy(outputs))
         else:
             self.runs[owner[1]] = Run(inputs, outputs)
 
@@ -273,8 +259,8 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         heads = [full(self._numbers[id(x)][1], x, {0})[:, :1, :1] for x in (first, second)]
         for numbers, tensor in zip(heads, (first, second), strict=True):
-            self._unite(numbers, self._numbers[id(tensor)][1])
-        self._unite(*heads)
+            self._same_as.unite(numbers, self._numbers[id(tensor)][1])
+        self._same_as.unite(*heads)
         self._set(result, compressed(heads[0]))
 
     def _pointwise(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -293,8 +279,8 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         together = numbered[0]
         for numbers in numbered[1:]:
-            self._unite(together, numbers)
-            together = torch.broadcast_tensors(together, numbers)[0]
+            self._same_as.unite(together, numbers)
+            together, _ = broadcast(together, numbers)
         lead = (1,) * (result.ndim - together.ndim)
         self._set(result, compressed(together.reshape(*lead, *together.shape)))
 
@@ -389,11 +375,11 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if any(part.shape[d] != 1 for part in others for d in dims - {dim}):
             self._unknown(args, "cat")
         elif dim in dims:
-            numbers = [full(self._of(part, dim), part, dims | {dim}) for part in parts]
-            self._set(result, torch.cat(numbers, dim))
+            pieces = [full(self._of(part, dim), part, dims | {dim}) for part in parts]
+            self._set(result, torch.cat(pieces, dim))
         else:
             for numbers in known[1:]:
-                self._unite(known[0], numbers)
+                self._same_as.unite(known[0], numbers)
             self._set(result, known[0])
 
 

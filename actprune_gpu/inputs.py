@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +31,21 @@ class ModelInputs:
         """Return what a network makes of them."""
         return model(*self.args, **self.kwargs)
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield the tensors among them."""
+        return (leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor))
+
+    def first(self, count: int) -> ModelInputs:
+        """Return them with the first samples of all tensors."""
+        return self.map(lambda x: x[:count] if x.ndim else x)
+
     def to(self, device: torch.device | str) -> ModelInputs:
         """Return them with all tensors on ``device``."""
-        args, kwargs = tree_map_only(
-            Tensor, lambda x: x.to(device, non_blocking=True), (self.args, dict(self.kwargs))
-        )
+        return self.map(lambda x: x.to(device, non_blocking=True))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> ModelInputs:
+        """Return them with all tensors changed."""
+        args, kwargs = tree_map_only(Tensor, change, (self.args, dict(self.kwargs)))
         return ModelInputs(args, kwargs)
 
 
@@ -55,10 +65,7 @@ class Rehearsal:
             is_parameter = isinstance(tensor, nn.Parameter)
             copies[id(tensor)] = nn.Parameter(fake, requires_grad=False) if is_parameter else fake
         self.model = deepcopy(model, copies).train(training)
-        args, kwargs = tree_map_only(
-            Tensor, self._mode.from_tensor, (inputs.args, dict(inputs.kwargs))
-        )
-        self._inputs = ModelInputs(args, kwargs)
+        self._inputs = inputs.map(self._mode.from_tensor)
 
     def run(self, watched_by: AbstractContextManager[Any] | None = None) -> Any:
         """Return what the network makes of its inputs, under a dispatch mode if one is given."""
