@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,17 +21,24 @@ from .errors import InputError
 from .files import require_folder
 from .models.ultralytics.account import account_of, versions
 from .models.ultralytics.calibration import affordable_images, load_calibration
-from .models.ultralytics.channels import at_size, trace_model
+from .models.ultralytics.channels import at_size, shrink_model, trace_model
 from .models.ultralytics.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .models.ultralytics.dataset import load_dataset
 from .models.ultralytics.effect import measure_effect
-from .models.ultralytics.evidence import Evidence, observe
 from .models.ultralytics.gather import gather
-from .models.ultralytics.groups import choose_groups
 from .models.ultralytics.matching import known_classes
-from .models.ultralytics.progress import Progress, part
+from .models.ultralytics.predictions import prediction_error
 from .models.ultralytics.result import GatherResult
-from .models.ultralytics.step import (
+from .models.ultralytics.train import train
+from .models.ultralytics.validate import validate
+from .progress import Progress, part
+from .pruning.evidence import Evidence, observe
+from .pruning.folder import MODEL_FILE, MOMENTS_FILE, PLAN_FILE
+from .pruning.graph import ChannelGraph
+from .pruning.groups import choose_groups, moments_of
+from .pruning.plan import Costs, GroupPlan, PruningPlan
+from .pruning.repair import parse_repair
+from .pruning.step import (
     Targets,
     full_cost,
     needs_damage,
@@ -38,12 +46,6 @@ from .models.ultralytics.step import (
     remove_and_repair,
     select_groups,
 )
-from .models.ultralytics.train import train
-from .models.ultralytics.validate import validate
-from .pruning.folder import MODEL_FILE, MOMENTS_FILE, PLAN_FILE
-from .pruning.graph import ChannelGraph
-from .pruning.plan import Costs, GroupPlan, PruningPlan
-from .pruning.repair import parse_repair
 from .pruning.zero import expand_channels
 from .selection import SelectionConfig
 
@@ -197,19 +199,20 @@ def prune(
         evidence = Evidence()
         if looks:
             assert calibration is not None
+            known = known_classes(dataset.class_names, checkpoint.class_names)
+            error_of = partial(prediction_error, classes=known)
             evidence = observe(
                 network,
                 now,
                 groups,
                 calibration,
-                damage=needs_damage(config, targets),
-                classes=known_classes(dataset.class_names, checkpoint.class_names),
+                error_of=error_of if needs_damage(config, targets) else None,
                 progress=progress,
             )
         selections = select_groups(
             now,
             groups,
-            gathered.moments,
+            moments_of(groups, gathered.moments),
             config=_on_the_way(config, steps),
             targets=targets.after(step / steps),
             original=original,
@@ -224,6 +227,7 @@ def prune(
             keep,
             methods=methods,
             calibration=calibration,
+            shrink=shrink_model,
             progress=part(progress, "repair"),
         )
         plans = [
@@ -244,7 +248,7 @@ def prune(
         selection=config.model_dump(mode="json"),
         mode=mode,
         repair="+".join(methods) or "none",
-        repair_images=len(calibration.images) if methods and calibration else 0,
+        repair_images=len(calibration) if methods and calibration else 0,
         targets=targets.as_dict(),
         steps=steps,
         groups=plans,
@@ -316,6 +320,7 @@ def apply(
         plan.keep,
         methods=methods,
         calibration=calibration,
+        shrink=shrink_model,
         progress=part(progress, "repair"),
     )
     changes = {"mode": mode or plan.mode, "repair": "+".join(methods) or "none"}

@@ -11,6 +11,7 @@ from networks import Net, conv, randomise
 from torch import nn
 from torch.nn import functional
 
+from actprune_gpu.inputs import ModelInputs
 from actprune_gpu.pruning import least_squares
 from actprune_gpu.pruning.least_squares import Moments, ridge
 from actprune_gpu.pruning.lockstep import lockstep
@@ -110,7 +111,7 @@ def test_patches_are_what_a_convolution_sees(settings):
 def letterboxed():
     """Images of several shapes in one corner or the middle of a canvas of 64 x 96 pixels."""
     content = torch.tensor([[0, 0, 96, 64], [0, 0, 40, 64], [16, 8, 80, 56], [0, 0, 96, 5.0]])
-    return Calibration(torch.zeros(4, 3, 64, 96), content)
+    return Calibration.of_images(torch.zeros(4, 3, 64, 96), content)
 
 
 @pytest.mark.parametrize("size", [(64, 96), (16, 24), (2, 3)])
@@ -124,14 +125,14 @@ def test_padding_is_not_sampled(size):
         for x in range(size[1])
         if left <= (x + 0.5) * stride < right and top <= (y + 0.5) * stride < bottom
     ]
-    got = torch.stack(calibration.cells(size, 10**6), 1)
+    got = torch.stack(calibration.cells((4, *size), 10**6), 1)
     assert got.tolist() == [list(cell) for cell in expected]
 
 
 def test_cells_are_drawn_without_repetition_in_order():
     calibration = letterboxed()
     everything, some, other = (
-        [tuple(cell) for cell in torch.stack(calibration.cells((16, 24), n, seed=s), 1).tolist()]
+        [tuple(cell) for cell in torch.stack(calibration.cells((4, 16, 24), n, seed=s), 1).tolist()]
         for n, s in ((10**6, 0), (50, 0), (50, 1))
     )
     assert len(set(some)) == len(some) == 50
@@ -165,7 +166,7 @@ def calibration_of(*size):
     torch.manual_seed(1)
     n, height, width = size
     content = torch.tensor([[0.0, 0.0, width, height]]).expand(n, 4)
-    return Calibration(torch.randn(n, 3, height, width), content)
+    return Calibration.of_images(torch.randn(n, 3, height, width), content)
 
 
 def repaired(net, methods, keep=KEEP, calibration=None, group="a"):
@@ -265,7 +266,7 @@ def tiny(tiny_checkpoint):
     keep = {group.name: range(3 * group.n_channels // 4) for group in graph.groups}
     torch.manual_seed(2)
     content = torch.tensor([[0.0, 0.0, 64.0 - 8 * n, 64.0] for n in range(4)])
-    return model, graph, graph.kept(keep), Calibration(torch.rand(4, 3, 64, 64), content)
+    return model, graph, graph.kept(keep), Calibration.of_images(torch.rand(4, 3, 64, 64), content)
 
 
 def repair_tiny(tiny, **changes):
@@ -295,7 +296,9 @@ def test_what_lies_in_the_padding_is_not_learned_from():
     other = calibration.images.clone()
     other[..., 6:] = 1e3
     first, second, whole = (
-        repaired(net, "reconstruct+bn", calibration=Calibration(images, content)).state_dict()
+        repaired(
+            net, "reconstruct+bn", calibration=Calibration.of_images(images, content)
+        ).state_dict()
         for images, content in (
             (calibration.images, content),
             (other, content),
@@ -331,7 +334,7 @@ def test_steps_come_in_running_order_with_both_inputs():
         if name == "c":
             second.c.weight.mul_(2)  # before it runs
 
-    lockstep(first, second, ["a", "c", "d"], image, step)
+    lockstep(first, second, ["a", "c", "d"], ModelInputs((image,)), step)
     assert [call[0] for call in seen] == ["a", "c", "d"]
     a, c = watched(first, "a", image).float(), watched(first, "c", image).float()
     torch.testing.assert_close(seen[1][1], a)
@@ -359,7 +362,7 @@ def test_failures_come_through_and_leave_nothing_behind(where):
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        lockstep(first, second, names, torch.randn(2, 3, 4, 4), step)
+        lockstep(first, second, names, ModelInputs((torch.randn(2, 3, 4, 4),)), step)
     assert threading.active_count() == n_threads
     assert not hooks_of(first)
     assert not hooks_of(second)

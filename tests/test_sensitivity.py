@@ -8,6 +8,7 @@ import torch
 from networks import Net, conv, randomise
 from torch import nn
 
+from actprune_gpu.inputs import ModelInputs
 from actprune_gpu.pruning.sampling import Calibration
 from actprune_gpu.pruning.sensitivity import Sensitivity
 from actprune_gpu.pruning.subset import input_moments, rank_by_reconstruction, views_of
@@ -31,13 +32,13 @@ class Lab:
         images = torch.randn(6, 3, 12, 10)
         content = torch.tensor([[0.0, 0.0, 10.0, 12.0]]).expand(6, 4)
         self.graph = trace_channels(self.net, images[:1])
-        self.moments = input_moments(self.net, self.graph, Calibration(images, content))
+        self.moments = input_moments(self.net, self.graph, Calibration.of_images(images, content))
         self.rankings = {
             group.name: rank_by_reconstruction(views_of(self.graph, group, self.moments))
             for group in self.graph.groups
         }
         self.sensitivity = Sensitivity(
-            self.net, self.graph, self.rankings, self.moments, images, difference
+            self.net, self.graph, self.rankings, self.moments, ModelInputs((images,)), difference
         )
 
 
@@ -111,7 +112,7 @@ def test_a_failure_leaves_no_hooks():
 
 
 def test_prediction_errors_count_what_the_user_looks_at():
-    from actprune_gpu.models.ultralytics.evidence import prediction_error
+    from actprune_gpu.models.ultralytics.predictions import prediction_error
 
     torch.manual_seed(0)
     scores = torch.randn(2, 5, 30) - 3

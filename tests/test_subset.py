@@ -79,7 +79,7 @@ def test_readers_see_channels_through_their_weights_and_normalization():
     images = torch.randn(5, 3, 9, 8)
     content = torch.tensor([[0.0, 0.0, 8.0, 9.0]]).expand(5, 4)
     graph = trace_channels(net, images[:1])
-    moments = input_moments(net, graph, Calibration(images, content))
+    moments = input_moments(net, graph, Calibration.of_images(images, content))
     read = net.a(images).movedim(1, 3).reshape(-1, 6).double()
     torch.testing.assert_close(moments["c"].mean, read.mean(0))
     torch.testing.assert_close(moments["c"].covariance, torch.cov(read.T, correction=0))
@@ -101,7 +101,7 @@ def test_a_reader_that_gets_channels_twice_has_two_views():
     images = torch.randn(4, 3, 8, 8)
     content = torch.tensor([[0.0, 0.0, 8.0, 8.0]]).expand(4, 4)
     graph = trace_channels(net, images[:1])
-    moments = input_moments(net, graph, Calibration(images, content))
+    moments = input_moments(net, graph, Calibration.of_images(images, content))
     seen = views_of(graph, graph["a"], moments)
     assert len(seen) == 2
     whole = moments["c"].covariance

@@ -19,9 +19,9 @@ from actprune_gpu.layers import select_layers
 from actprune_gpu.models.hooks import capture_outputs
 from actprune_gpu.models.ultralytics.channels import trace_model
 from actprune_gpu.models.ultralytics.checkpoint import load_checkpoint
-from actprune_gpu.models.ultralytics.groups import moments_of
-from actprune_gpu.models.ultralytics.step import full_cost
+from actprune_gpu.pruning.groups import moments_of
 from actprune_gpu.pruning.plan import PruningPlan
+from actprune_gpu.pruning.step import full_cost
 
 # Opens and runs a checkpoint where this package cannot be imported.
 ELSEWHERE = """

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,16 +24,17 @@ from ..errors import InputError
 from ..files import replace_file
 from ..models.hooks import resolve_layers
 from ..models.ultralytics.calibration import load_calibration
-from ..models.ultralytics.channels import trace_model
+from ..models.ultralytics.channels import shrink_model, trace_model
 from ..models.ultralytics.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ..models.ultralytics.dataset import load_dataset
-from ..models.ultralytics.evidence import observe
-from ..models.ultralytics.groups import choose_groups
 from ..models.ultralytics.matching import known_classes
 from ..models.ultralytics.mirror import boxes_of, mirror
-from ..models.ultralytics.step import Targets, full_cost, remove_and_repair, select_groups
+from ..models.ultralytics.predictions import prediction_error
+from ..pruning.evidence import observe
 from ..pruning.graph import ChannelGraph, ChannelGroup
+from ..pruning.groups import choose_groups, moments_of
 from ..pruning.repair import parse_repair
+from ..pruning.step import Targets, full_cost, remove_and_repair, select_groups
 from ..selection import PRESETS, SelectionConfig
 from .peers import pruning_importance
 from .report import machine
@@ -214,15 +216,17 @@ class _Bench:
             self._graph,
             self._groups,
             self._calibration,
-            damage=True,
-            classes=known_classes(dataset.class_names, checkpoint.class_names),
+            error_of=partial(
+                prediction_error,
+                classes=known_classes(dataset.class_names, checkpoint.class_names),
+            ),
         )
         unpruned = self._validate(checkpoint.model)
         self.facts: dict[str, Any] = {
             "model": checkpoint.path.name,
             "model_sha256": checkpoint.fingerprint,
             "image_size": size,
-            "repair_images": len(self._calibration.images),
+            "repair_images": len(self._calibration),
             "unpruned": unpruned,
         }
 
@@ -237,7 +241,7 @@ class _Bench:
         selections = select_groups(
             self._graph,
             self._groups,
-            self._moments,
+            moments_of(self._groups, self._moments),
             config=config,
             targets=Targets(flops=target),
             original=self._original,
@@ -268,6 +272,7 @@ class _Bench:
             keep,
             methods=parse_repair(repair),
             calibration=self._calibration,
+            shrink=shrink_model,
         )
 
     def _validate(self, model: nn.Module) -> tuple[float, float]:

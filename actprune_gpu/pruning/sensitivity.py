@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
+from ..inputs import ModelInputs
 from .graph import ChannelGraph, Use
+from .sampling import channel_axis
 from .subset import InputMoments, Ranking
 
 # The ridge of the predictions, as a share of the mean variance.
@@ -32,7 +33,7 @@ class Sensitivity:
         graph: ChannelGraph,
         rankings: Mapping[str, Ranking],
         moments: Mapping[str, InputMoments],
-        images: Tensor,
+        inputs: ModelInputs,
         error_of: Callable[[Any, Any], float],
     ) -> None:
         """Run the network once.
@@ -42,15 +43,15 @@ class Sensitivity:
             graph: Of the network.
             rankings: By group, the order in which its channels are worth keeping.
             moments: Of what convolutions read, by name.
-            images: ``[B, 3, H, W]``, on the model's device.
+            inputs: A few samples, on the model's device.
             error_of: Compares what the network puts out with what it put out before.
         """
         self._model, self._graph = model, graph
         self._rankings, self._moments = rankings, moments
-        self._images, self._error_of = images, error_of
+        self._inputs, self._error_of = inputs, error_of
         self._modules = dict(model.named_modules())
         with torch.inference_mode():
-            self._before = model(images)
+            self._before = inputs.run(model)
 
     def error(self, counts: Mapping[str, int]) -> float:
         """Return the error of the predictions if groups keep so many of their best channels."""
@@ -64,7 +65,7 @@ class Sensitivity:
                     hook = _predictor(lost, use, self._moments[use.name])
                     handle = self._modules[use.name].register_forward_pre_hook(hook)
                     stack.callback(handle.remove)
-            return self._error_of(self._model(self._images), self._before)
+            return self._error_of(self._inputs.run(self._model), self._before)
 
     def damage(
         self, *, progress: Callable[[int, int], None] | None = None
@@ -109,8 +110,8 @@ def _predictor(
 
     def hook(module: nn.Module, inputs: Any) -> Any:
         map_ = inputs[0].clone()
-        filters = predict.T[:, :, None, None].to(map_)
-        map_[:, gone] = functional.conv2d(map_[:, stays], filters, constant.to(map_))
+        rows = map_.movedim(channel_axis(module), -1)
+        rows[..., gone] = rows[..., stays] @ predict.to(rows) + constant.to(rows)
         return (map_, *inputs[1:])
 
     return hook

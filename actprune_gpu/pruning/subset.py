@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from .graph import ChannelGraph, ChannelGroup, Use
 from .grouping import norms
-from .sampling import Calibration
+from .sampling import Calibration, channel_axis, positions_of, rows_at
 
 _ROWS_PER_CHANNEL = 64
+_CHUNK = 16384  # rows at a time in float64
 _MIN_ROWS = 32768
 # Of a channel's variance, what counts as explained for good: differences below are rounding.
 _NEGLIGIBLE = 1e-9
@@ -112,12 +113,15 @@ def input_moments(
     def watch(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any) -> None:
             map_ = inputs[0]
-            rows = max(_MIN_ROWS, _ROWS_PER_CHANNEL * map_.shape[1])
-            n, y, x = calibration.cells((map_.shape[2], map_.shape[3]), rows)
-            values = map_[n, :, y, x].double()
-            mean = values.mean(0)
-            values -= mean
-            found[name] = InputMoments(mean, values.T @ values / len(values))
+            wanted = max(_MIN_ROWS, _ROWS_PER_CHANNEL * map_.shape[channel_axis(module)])
+            cells = calibration.cells(positions_of(map_, module), wanted)
+            rows = rows_at(map_, cells, module)
+            mean = rows.mean(0, dtype=torch.float64)
+            covariance = torch.zeros(2 * mean.shape, dtype=torch.float64, device=mean.device)
+            for part in torch.split(rows, _CHUNK):
+                values = part.double() - mean
+                covariance += values.T @ values
+            found[name] = InputMoments(mean, covariance / len(rows))
 
         return hook
 
@@ -128,7 +132,7 @@ def input_moments(
     ]
     try:
         with torch.inference_mode():
-            model(calibration.images)
+            calibration.inputs.run(model)
     finally:
         for handle in handles:
             handle.remove()
@@ -174,7 +178,9 @@ def _metric(use: Use, norm: Use | None) -> Tensor:
         weight = weight.movedim(0, 1)
     if norm is not None:
         after: Any = norm.module
-        scale = after.weight.double() / (after.running_var.double() + after.eps).sqrt()
-        weight = weight * scale[:, None, None, None]
-    taps = weight.flatten(2)
+        scale = (after.running_var.double() + after.eps).rsqrt()
+        if after.weight is not None:
+            scale = scale * after.weight.double()
+        weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+    taps = weight.reshape(*weight.shape[:2], -1)
     return torch.einsum("oit,ojt->ij", taps, taps)

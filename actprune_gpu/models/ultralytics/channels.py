@@ -59,6 +59,7 @@ def trace_model(model: nn.Module) -> ChannelGraph:
     return trace_channels(
         model,
         parameter.new_zeros(1, 3, EXAMPLE_SIZE, EXAMPLE_SIZE),
+        training=True,
         predicting=predicting,
         outputs=_predictions,
         holds=_fixes_channels,

@@ -1,4 +1,4 @@
-"""Groups of channels of an Ultralytics network, and what the selection needs to know of them."""
+"""Groups of channels, and what the selection needs to know of them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...errors import InputError
-from ...moments import ClassMoments
-from ...pruning.graph import ChannelGraph, ChannelGroup
-from ...pruning.grouping import norms
-from ...pruning.subset import InputMoments, Ranking, rank_by_reconstruction, views_of
-from ...weights import LayerWeights
-from ..hooks import resolve_layers
+from ..errors import InputError
+from ..models.hooks import resolve_layers
+from ..moments import ClassMoments
+from ..weights import LayerWeights
+from .graph import ChannelGraph, ChannelGroup, Channels
+from .grouping import norms
+from .subset import InputMoments, Ranking, rank_by_reconstruction, views_of
 
 _MIN_CHANNELS = 3
 
@@ -74,8 +74,9 @@ def moments_of(
     """Return the moments of each group's channels in each of its members."""
     return {
         group.name: [
-            moments[layer].select(torch.from_numpy(channels))
+            moments[layer].select(torch.from_numpy(rows))
             for layer, channels in group.members.items()
+            for rows in _columns(channels)
         ]
         for group in groups
     }
@@ -92,6 +93,15 @@ class Signal:
 
     std: Tensor
     ranking: Ranking
+
+
+def _columns(channels: Channels) -> list[Channels]:
+    """Return ``[C]`` for each of the R places that every channel has in ``[C]`` or ``[C, R]``."""
+    return list(channels.reshape(len(channels), -1).T.copy())
+
+
+def _sum(weights: Tensor, channels: Channels) -> Tensor:
+    return torch.stack([weights[rows] for rows in _columns(channels)]).sum(0)
 
 
 def signals_of(
@@ -123,8 +133,8 @@ def weights_of(
     found = {}
     for group in groups:
         members = [
-            LayerWeights(*(None if part is None else part[channels] for part in by_layer[layer]))
-            for layer, channels in group.members.items()
+            LayerWeights(*(None if part is None else _sum(part, at) for part in by_layer[layer]))
+            for layer, at in group.members.items()
         ]
         if group.name in signals:
             signal = signals[group.name]

@@ -10,27 +10,30 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from ...budget import Budget
-from ...errors import InputError
-from ...layers import select_layers
-from ...model_budget import equalized, share_out
-from ...moments import ClassMoments
-from ...pruning.graph import ChannelGraph, ChannelGroup, Cost
-from ...pruning.repair import RepairMethod, repair
-from ...pruning.sampling import Calibration
-from ...selection import (
+from ..budget import Budget
+from ..errors import InputError
+from ..layers import select_layers
+from ..model_budget import equalized, share_out
+from ..moments import ClassMoments
+from ..progress import Progress, part
+from ..selection import (
     Candidate,
     ChannelSelection,
     SelectionConfig,
     SomeWeights,
     own_budget,
 )
-from .channels import shrink_model, trace_model
 from .evidence import Evidence
-from .groups import counts_to_stays, moments_of, weights_of
-from .progress import Progress, part
+from .graph import ChannelGraph, ChannelGroup, Cost
+from .groups import counts_to_stays, weights_of
+from .repair import RepairMethod, repair
+from .sampling import Calibration
+
+# Takes channels out of the network that a graph is of, in place, as `remove_channels` does.
+Shrink = Callable[[nn.Module, ChannelGraph, NDArray[np.bool_]], None]
 
 _NEED_IMAGES = ("std", "reconstruct")
 # Damages of many groups add up only roughly. Their powers tell few groups that lose much (a small
@@ -82,7 +85,7 @@ def needs_damage(config: SelectionConfig, targets: Targets) -> bool:
 def select_groups(
     graph: ChannelGraph,
     groups: Sequence[ChannelGroup],
-    moments: Mapping[str, ClassMoments],
+    moments: Mapping[str, Sequence[ClassMoments]],
     *,
     config: SelectionConfig,
     targets: Targets,
@@ -97,7 +100,7 @@ def select_groups(
     Args:
         graph: Of the network.
         groups: Those that may lose channels.
-        moments: Class moments of their members, by layer.
+        moments: Class moments of each group's channels, wherever they were looked at.
         config: How; its budget does not count where there are targets.
         targets: What the network may cost.
         original: What ``targets`` are shares of.
@@ -128,10 +131,7 @@ def select_groups(
             for name, budget in budgets.items()
         }
 
-    on_device = {
-        name: [layer.to(device) for layer in layers]
-        for name, layers in moments_of(groups, moments).items()
-    }
+    on_device = {name: [part.to(device) for part in parts] for name, parts in moments.items()}
     return select_layers(
         on_device,
         weights or weights_of(graph, groups, evidence.signals),
@@ -161,6 +161,7 @@ def remove_and_repair(
     *,
     methods: Sequence[RepairMethod],
     calibration: Calibration | None,
+    shrink: Shrink,
     progress: Callable[[int, int], None] | None = None,
 ) -> nn.Module:
     """Return the network without the channels that groups do not keep, repaired.
@@ -170,12 +171,13 @@ def remove_and_repair(
         graph: Of the network.
         keep: By group, the channels kept.
         methods: Of repair.
-        calibration: Images, on the network's device, if there are ``methods``.
+        calibration: Inputs, on the network's device, if there are ``methods``.
+        shrink: Takes channels out of a network.
         progress: Called with (modules done, modules in all).
     """
     stays = graph.kept(keep)
     pruned = deepcopy(model)
-    shrink_model(pruned, trace_model(pruned), stays)
+    shrink(pruned, graph.on(pruned), stays)
     if methods:
         assert calibration is not None
         repair(model, pruned, graph, stays, calibration, methods, progress=progress)
