@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .choice import choose_by_weight
     from .embedding import TSNEResult, tsne
     from .errors import BackendUnavailableError, InputError
+    from .gather import gather_moments
     from .kmedoids import Clustering, KMedoidsSweep, kmedoids_sweep
     from .knee import Knee, find_knee
     from .moments import ClassMoments, load_moments, save_moments
@@ -37,6 +38,7 @@ _HOMES = {
     "apply_budget": "budget",
     "choose_by_weight": "choice",
     "find_knee": "knee",
+    "gather_moments": "gather",
     "jeffries_matusita": "separability",
     "kmedoids_sweep": "kmedoids",
     "load_moments": "moments",
@@ -66,6 +68,7 @@ __all__ = [
     "apply_budget",
     "choose_by_weight",
     "find_knee",
+    "gather_moments",
     "jeffries_matusita",
     "kmedoids_sweep",
     "load_moments",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -26,6 +26,17 @@ class ModelInputs:
 
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def cat(cls, parts: Sequence[ModelInputs]) -> ModelInputs:
+        """Return the inputs of several batches as those of one; what is no tensor is the first's.
+
+        Raises:
+            RuntimeError: If their shapes do not fit.
+        """
+        columns = zip(*(part.tensors() for part in parts), strict=True)
+        joined = iter([torch.cat(column) if column[0].ndim else column[0] for column in columns])
+        return parts[0].map(lambda _: next(joined))
 
     def run(self, model: nn.Module) -> Any:
         """Return what a network makes of them."""

@@ -1,4 +1,4 @@
-"""Reading the outputs of layers inside any `nn.Module` while it runs."""
+"""Reading the outputs, or inputs, of layers inside any `nn.Module` while it runs."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 
+_INPUT = ":input"
+
 
 @contextmanager
 def capture_outputs(
     model: nn.Module,
     layers: Sequence[str],
     *,
-    keep: Callable[[Tensor], Tensor] | None = None,
+    keep: Callable[[str, Tensor], Tensor] | None = None,
 ) -> Iterator[dict[str, Tensor]]:
     """Collect what some layers put out, in every forward pass of the block.
 
     Args:
         model: The network.
-        layers: Names of modules in it, as ``model.named_modules()`` gives them.
-        keep: What to keep of an output, for instance a few cells of it. The dictionary then holds
-            that and not the output, whose memory is free again as soon as the network is done with
-            it.
+        layers: Names of modules in it, as ``model.named_modules()`` gives them; with ``:input``
+            behind it, what goes into the module is collected instead.
+        keep: What to keep of a layer's output, for instance a few cells of it. The dictionary then
+            holds that and not the output, whose memory is free again as soon as the network is done
+            with it.
 
     Yields:
         A dictionary from layer to its latest output, filled while the model runs. The hooks are
@@ -39,28 +42,38 @@ def capture_outputs(
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     for name in layers:
-        if name not in modules:
-            raise _unknown(name, list(modules))
+        if module_name(name) not in modules:
+            raise _unknown(module_name(name), list(modules))
     outputs: dict[str, Tensor] = {}
 
-    def store(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if not isinstance(output, Tensor):
-                raise InputError(
-                    f"layer {name!r} must put out a tensor, got {type(output).__name__}"
-                )
-            outputs[name] = output if keep is None else keep(output)
+    def store(name: str, output: Any, verb: str) -> None:
+        if not isinstance(output, Tensor):
+            raise InputError(f"layer {name!r} must {verb} a tensor, got {type(output).__name__}")
+        outputs[name] = output if keep is None else keep(name, output)
 
-        return hook
+    def after(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda module, inputs, output: store(name, output, "put out")
+
+    def before(name: str) -> Callable[[nn.Module, Any], None]:
+        return lambda module, inputs: store(name, inputs[0] if inputs else None, "get")
 
     handles = []
     try:
         for name in layers:
-            handles.append(modules[name].register_forward_hook(store(name)))
+            module = modules[module_name(name)]
+            if name.endswith(_INPUT):
+                handles.append(module.register_forward_pre_hook(before(name)))
+            else:
+                handles.append(module.register_forward_hook(after(name)))
         yield outputs
     finally:
         for handle in handles:
             handle.remove()
+
+
+def module_name(layer: str) -> str:
+    """Return the name of the module whose output, or input, a layer stands for."""
+    return layer.removesuffix(_INPUT)
 
 
 def resolve_layers(

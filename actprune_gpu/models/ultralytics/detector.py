@@ -126,12 +126,12 @@ class Detector:
 
     def _picker(
         self, centres: Tensor, image_of_object: Tensor, input_size: tuple[int, int]
-    ) -> Callable[[Tensor], Tensor]:
+    ) -> Callable[[str, Tensor], Tensor]:
         """Return the function that takes the vectors ``[M, C]`` at ``centres`` out of a map."""
         images = image_of_object.to(self._device)
         cells: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
-        def pick(features: Tensor) -> Tensor:
+        def pick(layer: str, features: Tensor) -> Tensor:
             if features.ndim != 4:
                 raise InputError(
                     f"layers must put out feature maps [B, C, H, W], got {list(features.shape)}"

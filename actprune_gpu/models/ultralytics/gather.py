@@ -191,7 +191,7 @@ def _updated(
     new = {}
     for layer, rows in activations.items():
         new[layer] = (
-            _copy(moments[layer])
+            moments[layer].copy()
             if layer in moments
             else ClassMoments.zeros(rows.shape[1], class_names)
         )
@@ -227,12 +227,6 @@ def _saved_state(path: str | os.PathLike[str] | None, settings: GatherSettings) 
     state = GatherResult.load(path)
     state.require(settings, path)
     return state
-
-
-def _copy(moments: ClassMoments) -> ClassMoments:
-    return replace(
-        moments, count=moments.count.clone(), mean=moments.mean.clone(), m2=moments.m2.clone()
-    )
 
 
 def _device(device: torch.device | str) -> torch.device:

@@ -1,0 +1,133 @@
+"""Several processes that gather together, as `torchrun` starts them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .errors import InputError
+from .moments import ClassMoments
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among others.
+
+    Attributes:
+        rank: Number of this process.
+        count: How many there are; 1 where `torch.distributed` does not run.
+    """
+
+    rank: int
+    count: int
+
+    @classmethod
+    def current(cls) -> Ranks:
+        """Return where this process stands."""
+        if dist.is_available() and dist.is_initialized():
+            return cls(dist.get_rank(), dist.get_world_size())
+        return cls(0, 1)
+
+    def own_path(self, path: Path) -> Path:
+        """Return the file of this process: ``moments.rank1of2.safetensors``; one alone has all."""
+        if self.count == 1:
+            return path
+        return path.with_name(f"{path.stem}.rank{self.rank}of{self.count}{path.suffix}")
+
+    def require_same(self, settings: Mapping[str, Any]) -> None:
+        """Raise ``InputError`` on every process unless all have the same settings."""
+        if self.count == 1:
+            return
+        mine = json.dumps(settings, sort_keys=True)
+        found: list[Any] = [None] * self.count
+        self._collective(lambda: dist.all_gather_object(found, mine), None)
+        for rank, theirs in enumerate(found):
+            first, other = json.loads(found[0]), json.loads(theirs)
+            differ = [name for name in first if first[name] != other.get(name)]
+            if differ:
+                raise InputError(
+                    f"all processes must have the same {differ[0]}, got "
+                    f"{_short(first[differ[0]])} on rank 0 and {_short(other[differ[0]])} "
+                    f"on rank {rank}"
+                )
+
+    def merge(
+        self,
+        moments: Mapping[str, ClassMoments],
+        layers: Sequence[str],
+        classes: Sequence[str],
+        device: torch.device,
+        path: Path | None,
+    ) -> dict[str, ClassMoments]:
+        """Return the moments of all processes, merged in the order of their ranks.
+
+        The same bits come out as if the moments of the ranks had been gathered one after the other
+        and merged in one process.
+
+        Args:
+            moments: Those of this process; empty if it had no samples.
+            layers: The layers, in order.
+            classes: Names of the classes.
+            device: Where the collective takes place: the GPU with NCCL.
+            path: Where this process has saved its moments, for the message if another has failed.
+        """
+        if self.count == 1:
+            return dict(moments)
+        widths = torch.zeros(len(layers), dtype=torch.int64, device=device)
+        if moments:
+            widths = torch.tensor([moments[n].n_channels for n in layers], device=device)
+        all_widths = widths.clone()
+        self._collective(lambda: dist.all_reduce(all_widths, dist.ReduceOp.MAX), path)
+        if not int(all_widths.max()):
+            return {}
+        own = {
+            name: moments[name] if moments else ClassMoments.zeros(int(width), classes, device)
+            for name, width in zip(layers, all_widths.tolist(), strict=True)
+        }
+        packed = torch.cat([_pack(own[name]) for name in layers])
+        received = [torch.empty_like(packed) for _ in range(self.count)]
+        self._collective(lambda: dist.all_gather(received, packed), path)
+        parts = [_unpack(each, own) for each in received]
+        return {name: reduce(ClassMoments.merge, [part[name] for part in parts]) for name in layers}
+
+    def _collective(self, run: Any, path: Path | None) -> None:
+        try:
+            run()
+        except RuntimeError as error:
+            kept = "" if path is None else f"; its moments are in {path}, go on with resume"
+            raise InputError(
+                f"rank {self.rank} of {self.count} lost another process{kept}: "
+                f"{' '.join(str(error).split())[:200]}"
+            ) from None
+
+
+def _pack(moments: ClassMoments) -> Tensor:
+    """Return count, mean and m2 as one run of int64 with their bits."""
+    parts = (moments.count, moments.mean, moments.m2)
+    return torch.cat([part.contiguous().view(torch.int64).flatten() for part in parts])
+
+
+def _unpack(packed: Tensor, like: Mapping[str, ClassMoments]) -> dict[str, ClassMoments]:
+    """Return the moments in ``packed``, which have the shapes of ``like``."""
+    found, start = {}, 0
+    for name, layer in like.items():
+        parts = []
+        for tensor in (layer.count, layer.mean, layer.m2):
+            piece = packed[start : start + tensor.numel()]
+            parts.append(piece.view(tensor.dtype).reshape(tensor.shape))
+            start += tensor.numel()
+        found[name] = ClassMoments(parts[0], parts[1], parts[2], layer.class_names)
+    return found
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:40] + "..."
