@@ -1,0 +1,85 @@
+"""Several processes gather what one would, bit for bit; and stop together."""
+
+import os
+import socket
+import subprocess
+import sys
+from functools import reduce
+from pathlib import Path
+
+import pytest
+import torch
+from ranks import network, part
+
+from actprune_gpu import ClassMoments, gather_moments, load_moments
+
+HERE = Path(__file__).parent
+
+
+def launch(folder, count, what):
+    """Run `ranks.py` in so many processes; return their exit codes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(count):
+        environment = {
+            **os.environ,
+            **{"RANK": str(rank), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"},
+            **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+            "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
+        }
+        command = [sys.executable, str(HERE / "ranks.py"), str(folder), what]
+        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE))
+    try:
+        for process in processes:
+            process.communicate(timeout=120)
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes]
+
+
+def alone(count):
+    """The parts gathered one after the other in this process, and merged."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    parts = [
+        gather_moments(network(), part(rank, count), layers=["0", "2"], classes=3)
+        for rank in range(count)
+    ]
+    torch.set_num_threads(threads)
+    return {layer: reduce(ClassMoments.merge, [each[layer] for each in parts]) for layer in "02"}
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_all_ranks_get_what_one_process_merges(tmp_path, count):
+    assert launch(tmp_path, count, "plain") == [0] * count
+    for rank in range(count):
+        assert load_moments(tmp_path / f"result{rank}.safetensors")[0] == alone(count)
+
+
+def test_a_rank_that_dies_stops_the_others_and_they_go_on(tmp_path):
+    codes = launch(tmp_path, 2, "killed")
+    assert codes == [2, 9]
+    message = (tmp_path / "error0.txt").read_text()
+    assert "rank 0 of 2 lost another process" in message
+    saved = tmp_path / "moments.rank0of2.safetensors"
+    assert str(saved) in message
+    assert "resume" in message
+    assert "\n" not in message
+    assert not (tmp_path / "result0.safetensors").exists()
+    # The dead one had saved its first batch, as it was told to.
+    assert load_moments(tmp_path / "moments.rank1of2.safetensors")[0]["0"].count[:, 0].sum() == 4
+    assert launch(tmp_path, 2, "resumed") == [0, 0]
+    assert load_moments(tmp_path / "result0.safetensors")[0] == alone(2)
+
+
+def test_ranks_with_different_models_are_told_before_any_work(tmp_path):
+    assert launch(tmp_path, 2, "other models") == [2, 2]
+    for rank in range(2):
+        message = (tmp_path / f"error{rank}.txt").read_text()
+        assert "same model" in message
+        assert "rank 0" in message
+        assert "rank 1" in message
+    assert not list(tmp_path.glob("*.safetensors"))
