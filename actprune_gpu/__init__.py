@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .kmedoids import Clustering, KMedoidsSweep, kmedoids_sweep
     from .knee import Knee, find_knee
     from .moments import ClassMoments, load_moments, save_moments
+    from .prune import ModelPruneResult, apply_plan, prune_model
     from .selection import ChannelSelection, SelectionConfig, select_channels
     from .separability import Separability, jeffries_matusita
     from .silhouette import simplified_silhouette
@@ -32,16 +33,19 @@ _HOMES = {
     "KMedoidsSweep": "kmedoids",
     "Knee": "knee",
     "LayerWeights": "weights",
+    "ModelPruneResult": "prune",
     "SelectionConfig": "selection",
     "Separability": "separability",
     "TSNEResult": "embedding",
     "apply_budget": "budget",
+    "apply_plan": "prune",
     "choose_by_weight": "choice",
     "find_knee": "knee",
     "gather_moments": "gather",
     "jeffries_matusita": "separability",
     "kmedoids_sweep": "kmedoids",
     "load_moments": "moments",
+    "prune_model": "prune",
     "save_moments": "moments",
     "select_channels": "selection",
     "simplified_silhouette": "silhouette",
@@ -61,17 +65,20 @@ __all__ = [
     "KMedoidsSweep",
     "Knee",
     "LayerWeights",
+    "ModelPruneResult",
     "SelectionConfig",
     "Separability",
     "TSNEResult",
     "__version__",
     "apply_budget",
+    "apply_plan",
     "choose_by_weight",
     "find_knee",
     "gather_moments",
     "jeffries_matusita",
     "kmedoids_sweep",
     "load_moments",
+    "prune_model",
     "save_moments",
     "select_channels",
     "simplified_silhouette",

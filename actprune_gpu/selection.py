@@ -197,8 +197,8 @@ def select_channels(
         moments: Class moments of its C channels; of several layers, a sequence. Then what separates
             the classes in any of them counts: the rows of their separability matrices are joined.
         weights: `LayerWeights`, or the layer's filters ``[C, ...]``, from which the norms follow,
-            or ready-made weights ``[C]`` that stand for whatever ``config`` names. A sequence of
-            `LayerWeights` is summed.
+            or ready-made weights ``[C]`` that stand for whatever ``config`` names. Of several
+            layers, one `LayerWeights` of them together, or a sequence, which is summed.
         config: How; `SelectionConfig()` if left out.
 
     Returns:
@@ -335,9 +335,11 @@ def _channel_weights(
         order = np.random.RandomState(config.seed).permutation(n_channels)
         return torch.from_numpy(order).double()
     kind = config.weight if config.criterion == "separability" else config.criterion
-    if isinstance(weights, LayerWeights):
-        weights = [weights]
-    if isinstance(weights, list | tuple) and isinstance(weights[0], LayerWeights):
+    if isinstance(weights, LayerWeights):  # of all layers together
+        # Of these, activations alone are the layers' own.
+        own = layers if kind == "activation" else layers[:1]
+        values = _total([weights.of_kind(kind, layer) for layer in own])
+    elif isinstance(weights, list | tuple) and isinstance(weights[0], LayerWeights):
         if len(weights) != len(layers):
             raise InputError(
                 f"weights must be of the {len(layers)} layers of moments, got {len(weights)}"

@@ -19,7 +19,7 @@ from .devices import resolve_device
 from .engines import require_engine
 from .errors import InputError
 from .files import require_folder
-from .models.ultralytics.account import account_of, versions
+from .models.ultralytics.account import account_of
 from .models.ultralytics.calibration import affordable_images, load_calibration
 from .models.ultralytics.channels import at_size, shrink_model, trace_model
 from .models.ultralytics.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -48,6 +48,7 @@ from .pruning.step import (
 )
 from .pruning.zero import expand_channels
 from .selection import SelectionConfig
+from .versions import versions
 
 __all__ = [
     "PruneResult",

@@ -95,6 +95,27 @@ class Signal:
     ranking: Ranking
 
 
+def readers_of(graph: ChannelGraph, group: ChannelGroup) -> dict[str, Channels]:
+    """Return, by name of the modules that read a group's channels, which of their inputs they are.
+
+    Returns:
+        ``[C]``, or ``[C, R]`` where each channel is read in R places, in running order. Modules
+        that read some channels more often than others are left out.
+    """
+    index = {channel: number for number, channel in enumerate(group.channels.tolist())}
+    found: dict[str, Channels] = {}
+    for use in graph.uses.values():
+        if not use.mixes or not use.positions:
+            continue
+        at = [(index[c], place) for place, c in enumerate(use.inputs.tolist()) if c in index]
+        if len(at) and len(at) % len(index) == 0:
+            pairs = np.array(sorted(at), dtype=np.int64)
+            if (np.bincount(pairs[:, 0], minlength=len(index)) * len(index) == len(at)).all():
+                rows = pairs[:, 1].reshape(len(index), -1)
+                found[use.name] = rows[:, 0] if rows.shape[1] == 1 else rows
+    return found
+
+
 def _columns(channels: Channels) -> list[Channels]:
     """Return ``[C]`` for each of the R places that every channel has in ``[C]`` or ``[C, R]``."""
     return list(channels.reshape(len(channels), -1).T.copy())

@@ -62,7 +62,7 @@ def lockstep(
 
     def run_first() -> None:
         try:
-            with torch.inference_mode():
+            with torch.no_grad():
                 inputs.run(first)
         except _Stopped:
             pass
@@ -78,7 +78,7 @@ def lockstep(
             handles.append(modules[name].register_forward_hook(watch(name)))
             handles.append(others[name].register_forward_pre_hook(take(name)))
         thread.start()
-        with torch.inference_mode():
+        with torch.no_grad():
             inputs.run(second)
     finally:
         stopped.set()

@@ -54,7 +54,8 @@ class GroupPlan(_Record):
 
     Attributes:
         name: Of the group.
-        members: Layers that put these channels out, and their numbers there.
+        members: Layers that put these channels out, and their numbers there; a list of them for
+            each where each is several, as a head of attention is.
         channels: How many they are.
         keep: Those that are kept, as numbers within the group.
         candidates: The channels that the selection was made from, as numbers within the group:
@@ -63,7 +64,7 @@ class GroupPlan(_Record):
     """
 
     name: str
-    members: dict[str, list[int]]
+    members: dict[str, list[int] | list[list[int]]]
     channels: int
     candidates: list[int]
     keep: list[int]
@@ -78,6 +79,14 @@ class GroupPlan(_Record):
     kl_divergence: float | None = None
     curves: Curves | None = None
     separability: SeparabilityRecord | None = None
+
+    @property
+    def numbers(self) -> dict[str, list[int]]:
+        """Layers and numbers of the channels, the first one of those that are several."""
+        return {
+            layer: [each if isinstance(each, int) else each[0] for each in numbers]
+            for layer, numbers in self.members.items()
+        }
 
     @property
     def drop(self) -> list[int]:
@@ -109,7 +118,7 @@ class GroupPlan(_Record):
     def of(
         cls,
         name: str,
-        members: Mapping[str, Sequence[int]],
+        members: Mapping[str, Sequence[Any]],
         selection: ChannelSelection,
         candidates: Sequence[int],
     ) -> GroupPlan:

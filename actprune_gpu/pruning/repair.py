@@ -186,7 +186,8 @@ class _Repair:
         elif use.name in self._norm_of:
             self._modules[self._norm_of[use.name]].running_mean.sub_(by)
         else:
-            convolution.bias = nn.Parameter(by.to(convolution.weight), requires_grad=False)
+            trained = convolution.weight.requires_grad
+            convolution.bias = nn.Parameter(by.to(convolution.weight), requires_grad=trained)
 
     def _match(self, use: Use, inputs: Tensor, given: Tensor) -> None:
         """Give a batch normalization the statistics with which its outputs are as they were."""

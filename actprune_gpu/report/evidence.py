@@ -116,7 +116,7 @@ def evidence_of(folder: PlanFolder, group: GroupPlan) -> GroupEvidence:
             ]
             correlation = np.concatenate(parts)
     layer = next(iter(group.members))
-    numbers = np.array(group.members[layer])[group.candidates]
+    numbers = np.array(group.numbers[layer])[group.candidates]
     return GroupEvidence(group, layer, numbers, kept, rank, keeper, correlation, matrix)
 
 

@@ -73,7 +73,7 @@ def explain(folder: FolderLike, layer: str, channel: int) -> Explanation:
                 figures[name] = f"{times}, the layer's mean Jaccard index is {repeats.mean:.2f}"
     others = [
         f"{name} channel {numbers[number]}"
-        for name, numbers in group.members.items()
+        for name, numbers in group.numbers.items()
         if (name, numbers[number]) != (layer, channel)
     ]
     if others:
@@ -94,9 +94,9 @@ def _find(plan: PruningPlan, layer: str, channel: int) -> tuple[GroupPlan, int]:
             f"nearest: {', '.join(near)}"
         )
     for group in groups:
-        if channel in group.members[layer]:
-            return group, group.members[layer].index(channel)
-    most = max(number for group in groups for number in group.members[layer])
+        if channel in group.numbers[layer]:
+            return group, group.numbers[layer].index(channel)
+    most = max(number for group in groups for number in group.numbers[layer])
     raise InputError(
         f"channel must be one of {layer} that the plan selects from, in 0..{most}, got {channel}"
     )

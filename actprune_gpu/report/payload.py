@@ -124,7 +124,7 @@ def _group(
     found: dict[str, Any] = {
         "name": group.name,
         "layer": evidence.layer,
-        "members": [[layer, _ranges(numbers)] for layer, numbers in group.members.items()],
+        "members": [[layer, _ranges(numbers)] for layer, numbers in group.numbers.items()],
         "channels": group.channels,
         "numbers": evidence.numbers.tolist(),
         "k": group.k,

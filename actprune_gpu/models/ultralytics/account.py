@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from .dataset import Dataset
 from .result import GatherResult
-
-_PACKAGES = ("actprune_gpu", "torch", "numpy", "numba", "kneed", "ultralytics")
 
 
 def account_of(gathered: GatherResult, dataset: Dataset) -> dict[str, Any]:
@@ -28,14 +24,3 @@ def account_of(gathered: GatherResult, dataset: Dataset) -> dict[str, Any]:
         "skipped": {kind: list(names) for kind, names in gathered.skipped.as_dict().items()},
         "classes": list(dataset.class_names),
     }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that a plan depends on."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
