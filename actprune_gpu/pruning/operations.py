@@ -27,6 +27,11 @@ _KINDS = {
     "softmax": {"_softmax", "_log_softmax", "_safe_softmax"},
     "cut": {"split", "split_with_sizes", "unbind", "select", "slice"},
     "cat": {"cat"},
+    # New tensors, of which only shape and type are taken from another.
+    "fresh": {
+        *("new_zeros", "new_ones", "new_empty", "new_full", "zeros_like", "ones_like"),
+        *("empty_like", "full_like", "new_empty_strided"),
+    },
 }
 _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names}
 

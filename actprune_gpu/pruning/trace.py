@@ -217,6 +217,9 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         else:
             self.runs[owner[1]] = Run(inputs, outputs)
 
+    def _fresh(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        pass
+
     def _convolution(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
         x, weight, groups = args[0], args[1], args[8]
         inputs = self._along(x, 1, "a convolution")
