@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import InputError
 from .moments import ClassMoments
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,35 @@ class Ranks:
                     f"{_short(first[differ[0]])} on rank 0 and {_short(other[differ[0]])} "
                     f"on rank {rank}"
                 )
+
+    def on_first(self, compute: Callable[[], Result]) -> Result:
+        """Return, on every process, what the first one computes, or raise its ``InputError``."""
+        if self.count == 1:
+            return compute()
+        found: list[Any] = [None, None]
+        if self.rank == 0:
+            try:
+                found[0] = compute()
+            except InputError as error:
+                found[1] = error
+        self._collective(lambda: dist.broadcast_object_list(found), None)
+        if found[1] is not None:
+            raise found[1]
+        result: Result = found[0]
+        return result
+
+    def all_of(self, value: Result) -> list[Result]:
+        """Return the values of all processes, in the order of their ranks."""
+        found: list[Any] = [value] * self.count
+        if self.count > 1:
+            self._collective(lambda: dist.all_gather_object(found, value), None)
+        return found
+
+    def as_first(self, model: nn.Module) -> None:
+        """Give a network the parameters and buffers that it has on the first process."""
+        if self.count > 1:
+            for tensor in (*model.parameters(), *model.buffers()):
+                self._collective(partial(dist.broadcast, tensor.detach(), 0), None)
 
     def merge(
         self,

@@ -42,7 +42,7 @@ from .pruning.step import (
 )
 from .pruning.trace import trace_channels
 from .pruning.zero import expand_channels
-from .selection import SelectionConfig
+from .selection import ChannelSelection, SelectionConfig
 from .versions import versions
 from .weights import LayerWeights
 
@@ -95,8 +95,8 @@ def prune_model(
     network has a number written down, keeps its channels. The channels of a group are looked at
     where they are read: the neurons of a perceptron behind their activation function.
 
-    Where `torch.distributed` runs, the processes gather together, and then each selects and repairs
-    on its own part of the batches alike up to what these say: save the result of rank 0.
+    Where `torch.distributed` runs, every process passes its own part of the batches: they gather
+    together, the first one selects, all repair on samples of all, and all get the same network.
 
     Args:
         model: The network. It is left as it is.
@@ -135,7 +135,9 @@ def prune_model(
         raise InputError("batches must be iterable more than once, got an iterator: pass a list")
     network = unwrapped(model)
     device = _device(network)
-    samples = first_samples(batches, repair_samples).to(device)
+    ranks = Ranks.current()
+    share = first_samples(batches, -(-repair_samples // ranks.count))
+    samples = ModelInputs.cat(ranks.all_of(share.to("cpu"))).first(repair_samples).to(device)
     graph = channels_of(network, samples.first(_EXAMPLES))
     groups = choose_groups(graph, layers, protect)
     moments: Mapping[str, ClassMoments] = {}
@@ -151,31 +153,9 @@ def prune_model(
             progress=_batches(progress),
         )
     calibration = Calibration(samples)
-    evidence = Evidence()
     with observed(network):
-        if needs_images(config) or needs_damage(config, targets):
-            evidence = observe(
-                network,
-                graph,
-                groups,
-                calibration,
-                error_of=output_error if needs_damage(config, targets) else None,
-                progress=progress,
-            )
-        selections = select_groups(
-            graph,
-            groups,
-            {group.name: _moments(graph, group, moments) for group in groups},
-            config=config,
-            targets=targets,
-            original=full_cost(graph),
-            evidence=evidence,
-            device=device,
-            weights={
-                name: LayerWeights.total(members)
-                for name, members in weights_of(graph, groups, evidence.signals).items()
-            },
-            progress=progress,
+        selections = ranks.on_first(
+            lambda: _select(network, graph, groups, moments, calibration, config, targets, progress)
         )
     keep = {name: selection.keep.tolist() for name, selection in selections.items()}
     plan = PruningPlan(
@@ -202,6 +182,7 @@ def prune_model(
         cost=_costs(graph, keep),
     )
     pruned = _carried_out(network, graph, plan, calibration, progress)
+    ranks.as_first(pruned)
     return ModelPruneResult(pruned, plan, moments)
 
 
@@ -278,6 +259,42 @@ def output_error(after: Any, before: Any) -> float:
             spread = (was.double() - was.double().mean()).square().sum().clamp(min=1e-12)
             total += float((now.double() - was.double()).square().sum() / spread)
     return total
+
+
+def _select(
+    network: nn.Module,
+    graph: ChannelGraph,
+    groups: Sequence[ChannelGroup],
+    moments: Mapping[str, ClassMoments],
+    calibration: Calibration,
+    config: SelectionConfig,
+    targets: Targets,
+    progress: Progress | None,
+) -> dict[str, ChannelSelection]:
+    """Return the selections of all groups."""
+    evidence = Evidence()
+    if needs_images(config) or needs_damage(config, targets):
+        evidence = observe(
+            network,
+            graph,
+            groups,
+            calibration,
+            error_of=output_error if needs_damage(config, targets) else None,
+            progress=progress,
+        )
+    weights = weights_of(graph, groups, evidence.signals)
+    return select_groups(
+        graph,
+        groups,
+        {group.name: _moments(graph, group, moments) for group in groups},
+        config=config,
+        targets=targets,
+        original=full_cost(graph),
+        evidence=evidence,
+        device=_device(network),
+        weights={name: LayerWeights.total(members) for name, members in weights.items()},
+        progress=progress,
+    )
 
 
 def _carried_out(

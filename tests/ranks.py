@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from actprune_gpu import gather_moments, save_moments
+from actprune_gpu import SelectionConfig, gather_moments, prune_model, save_moments
 from actprune_gpu.errors import InputError
 
 N_BATCHES = 6
@@ -44,6 +44,20 @@ def main():
                 os._exit(9)
             yield batch
 
+    if what == "prune":
+        config = SelectionConfig(weight="reconstruct", allocation="damage", n_iter=100)
+        result = prune_model(
+            network(),
+            [(x, y) for x, y in part(rank, count)],
+            classes=3,
+            config=config,
+            target_params=0.7,
+            repair_samples=9,
+        )
+        torch.save(result.model.state_dict(), folder / f"model{rank}.pt")
+        result.plan.save(folder / f"plan{rank}.json")
+        dist.destroy_process_group()
+        return
     try:
         moments = gather_moments(
             network(rank if what == "other models" else 0),

@@ -83,3 +83,14 @@ def test_ranks_with_different_models_are_told_before_any_work(tmp_path):
         assert "rank 0" in message
         assert "rank 1" in message
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_all_ranks_get_one_pruned_network(tmp_path):
+    assert launch(tmp_path, 3, "prune") == [0] * 3
+    plans = [(tmp_path / f"plan{rank}.json").read_text() for rank in range(3)]
+    assert plans[0] == plans[1] == plans[2]
+    states = [torch.load(tmp_path / f"model{rank}.pt") for rank in range(3)]
+    assert len(states[0]["0.bias"]) < 5
+    for other in states[1:]:
+        assert list(other) == list(states[0])
+        assert all(torch.equal(other[name], states[0][name]) for name in other)
