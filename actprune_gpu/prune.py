@@ -291,7 +291,7 @@ def _select(
         targets=targets,
         original=full_cost(graph),
         evidence=evidence,
-        device=_device(network),
+        devices=[_device(network)],
         weights={name: LayerWeights.total(members) for name, members in weights.items()},
         progress=progress,
     )

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from torch import nn
 
-from .devices import resolve_device
+from .devices import resolve_device, resolve_devices
 from .engines import require_engine
 from .errors import InputError
 from .files import require_folder
@@ -145,8 +145,8 @@ def prune(
         batch_size: Images in one forward pass of gathering; 1 on the CPU and 16 elsewhere if left
             out.
         confidence: Predictions below it do not count.
-        device: Where the network runs and channels are selected: ``"auto"``, ``"cpu"``, ``"cuda"``,
-            ``"cuda:1"``.
+        device: Where the network runs and channels are selected: ``"auto"`` (a GPU if there is one,
+            and the selection on all of them), ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
         strict: Stop at the first bad image or label instead of leaving it out.
         resume: Go on with the moments in ``out``; with several steps, those of the first.
         force: Write into a folder that is not empty; its files of the same names are replaced.
@@ -218,7 +218,7 @@ def prune(
             targets=targets.after(step / steps),
             original=original,
             evidence=evidence,
-            device=where,
+            devices=resolve_devices(device),
             progress=progress,
         )
         keep = {group.name: selections[group.name].keep.tolist() for group in groups}

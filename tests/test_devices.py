@@ -14,7 +14,7 @@ import torch
 from actprune_gpu.backends import backend_of
 from actprune_gpu.backends.cuda import binaries, nvrtc
 from actprune_gpu.cli.main import run
-from actprune_gpu.devices import resolve_device
+from actprune_gpu.devices import resolve_device, resolve_devices
 from actprune_gpu.errors import BackendUnavailableError, InputError
 
 
@@ -310,3 +310,14 @@ def test_env_says_what_is_there_and_what_is_missing(capsys):
         assert "PyTorch finds no NVIDIA GPU or driver" in printed
     if find_spec("cupy") is None:
         assert "pip install 'actprune_gpu[cuda13]'" in printed
+
+
+def test_automatic_work_is_spread_over_all_gpus(gpu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    capability = {0: (9, 0), 1: (9, 0), 2: (7, 5), None: (9, 0)}  # the last one is too old
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capability.__getitem__)
+    assert resolve_devices("auto") == [torch.device("cuda", 1), torch.device("cuda", 0)]
+    assert resolve_devices("cuda") == [torch.device("cuda", 1)]
+    assert resolve_devices("cuda:0") == [torch.device("cuda", 0)]
+    assert resolve_devices("cpu") == [torch.device("cpu")]

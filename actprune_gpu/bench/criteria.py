@@ -246,7 +246,7 @@ class _Bench:
             targets=Targets(flops=target),
             original=self._original,
             evidence=self._evidence,
-            device=torch.device("cpu"),
+            devices=[torch.device("cpu")],
             weights=weights,
         )
         keep = {group: selection.keep.tolist() for group, selection in selections.items()}

@@ -91,7 +91,7 @@ def select_groups(
     targets: Targets,
     original: Cost,
     evidence: Evidence,
-    device: torch.device,
+    devices: Sequence[torch.device],
     weights: Mapping[str, SomeWeights] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, ChannelSelection]:
@@ -105,7 +105,7 @@ def select_groups(
         targets: What the network may cost.
         original: What ``targets`` are shares of.
         evidence: What images say, if `needs_images` or `needs_damage`.
-        device: Where to select.
+        devices: Where to select; the groups are spread over them, the largest first.
         weights: By group, other weights than those that ``config`` names.
         progress: Called with (what, done, in all).
     """
@@ -131,7 +131,11 @@ def select_groups(
             for name, budget in budgets.items()
         }
 
-    on_device = {name: [part.to(device) for part in parts] for name, parts in moments.items()}
+    by_size = sorted(moments, key=lambda name: -graph[name].n_channels)
+    device_of = {name: devices[turn % len(devices)] for turn, name in enumerate(by_size)}
+    on_device = {
+        name: [part.to(device_of[name]) for part in parts] for name, parts in moments.items()
+    }
     return select_layers(
         on_device,
         weights or weights_of(graph, groups, evidence.signals),
