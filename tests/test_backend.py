@@ -1,16 +1,12 @@
 """The drop-in backend: found by name, and what a broken one is told."""
 
-import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import complains
 
 from actprune_gpu.backend import ActpruneBackend, Backend, ConformanceError, check, load, registry
-
-DOCS = Path(__file__).parent.parent / "docs"
 
 
 def test_ours_has_every_property_and_is_found_by_name():
@@ -144,12 +140,3 @@ def test_backends_that_cannot_be_loaded(monkeypatch):
         load("gone")
     with complains("empty", "separability", "select"):
         load("empty")
-
-
-def test_the_page_for_authors():
-    text = (DOCS / "backends.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert blocks
-    space = {}
-    for block in blocks:
-        exec(compile(block, "backends.md", "exec"), space)
