@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial, reduce
 from pathlib import Path
@@ -17,6 +19,26 @@ from .errors import InputError
 from .moments import ClassMoments
 
 Result = TypeVar("Result")
+
+
+@contextmanager
+def processes() -> Iterator[None]:
+    """Let processes that `torchrun` has started know one another for the time of the block.
+
+    Each gets the GPU of its number, where there are GPUs. A process alone needs nothing.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group()  # tensors on the CPU by gloo, those on GPUs by NCCL
+    else:
+        dist.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 @dataclass(frozen=True)
@@ -120,7 +142,9 @@ class Ranks:
         if not int(all_widths.max()):
             return {}
         own = {
-            name: moments[name] if moments else ClassMoments.zeros(int(width), classes, device)
+            name: moments[name].to(device)
+            if moments
+            else ClassMoments.zeros(int(width), classes, device)
             for name, width in zip(layers, all_widths.tolist(), strict=True)
         }
         packed = torch.cat([_pack(own[name]) for name in layers])

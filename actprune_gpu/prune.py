@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -23,9 +24,8 @@ from .models.fingerprint import fingerprint
 from .models.modes import observed, unwrapped
 from .moments import ClassMoments
 from .progress import Progress, part
-from .pruning.evidence import Evidence, observe
 from .pruning.graph import ChannelGraph, ChannelGroup
-from .pruning.groups import choose_groups, readers_of, weights_of
+from .pruning.groups import choose_groups, readers_of
 from .pruning.numbers import tensors_in
 from .pruning.plan import Costs, GroupPlan, PruningPlan
 from .pruning.rehearsal import rehearse
@@ -35,16 +35,13 @@ from .pruning.sampling import Calibration
 from .pruning.step import (
     Targets,
     full_cost,
-    needs_damage,
-    needs_images,
+    observe_and_select,
     remove_and_repair,
-    select_groups,
 )
 from .pruning.trace import trace_channels
 from .pruning.zero import expand_channels
-from .selection import ChannelSelection, SelectionConfig
+from .selection import SelectionConfig
 from .versions import versions
-from .weights import LayerWeights
 
 Mode = Literal["remove", "zero"]
 
@@ -154,9 +151,22 @@ def prune_model(
         )
     calibration = Calibration(samples)
     with observed(network):
-        selections = ranks.on_first(
-            lambda: _select(network, graph, groups, moments, calibration, config, targets, progress)
+        select = partial(
+            observe_and_select,
+            network,
+            graph,
+            groups,
+            {group.name: _moments(graph, group, moments) for group in groups},
+            calibration,
+            config=config,
+            targets=targets,
+            original=full_cost(graph),
+            error_of=output_error,
+            devices=[device],
+            together=True,
+            progress=progress,
         )
+        selections = ranks.on_first(select)
     keep = {name: selection.keep.tolist() for name, selection in selections.items()}
     plan = PruningPlan(
         model_name=type(network).__name__,
@@ -259,42 +269,6 @@ def output_error(after: Any, before: Any) -> float:
             spread = (was.double() - was.double().mean()).square().sum().clamp(min=1e-12)
             total += float((now.double() - was.double()).square().sum() / spread)
     return total
-
-
-def _select(
-    network: nn.Module,
-    graph: ChannelGraph,
-    groups: Sequence[ChannelGroup],
-    moments: Mapping[str, ClassMoments],
-    calibration: Calibration,
-    config: SelectionConfig,
-    targets: Targets,
-    progress: Progress | None,
-) -> dict[str, ChannelSelection]:
-    """Return the selections of all groups."""
-    evidence = Evidence()
-    if needs_images(config) or needs_damage(config, targets):
-        evidence = observe(
-            network,
-            graph,
-            groups,
-            calibration,
-            error_of=output_error if needs_damage(config, targets) else None,
-            progress=progress,
-        )
-    weights = weights_of(graph, groups, evidence.signals)
-    return select_groups(
-        graph,
-        groups,
-        {group.name: _moments(graph, group, moments) for group in groups},
-        config=config,
-        targets=targets,
-        original=full_cost(graph),
-        evidence=evidence,
-        devices=[_device(network)],
-        weights={name: LayerWeights.total(members) for name, members in weights.items()},
-        progress=progress,
-    )
 
 
 def _carried_out(

@@ -16,6 +16,7 @@ import numpy as np
 from torch import nn
 
 from .devices import resolve_device, resolve_devices
+from .distributed import Ranks
 from .engines import require_engine
 from .errors import InputError
 from .files import require_folder
@@ -29,10 +30,10 @@ from .models.ultralytics.gather import gather
 from .models.ultralytics.matching import known_classes
 from .models.ultralytics.predictions import prediction_error
 from .models.ultralytics.result import GatherResult
+from .models.ultralytics.together import gather_together
 from .models.ultralytics.train import train
 from .models.ultralytics.validate import validate
 from .progress import Progress, part
-from .pruning.evidence import Evidence, observe
 from .pruning.folder import MODEL_FILE, MOMENTS_FILE, PLAN_FILE
 from .pruning.graph import ChannelGraph
 from .pruning.groups import choose_groups, moments_of
@@ -43,8 +44,8 @@ from .pruning.step import (
     full_cost,
     needs_damage,
     needs_images,
+    observe_and_select,
     remove_and_repair,
-    select_groups,
 )
 from .pruning.zero import expand_channels
 from .selection import SelectionConfig
@@ -119,7 +120,8 @@ def prune(
 
     Writes ``pruned.pt``, which ``ultralytics.YOLO`` opens anywhere, ``plan.json`` and
     ``moments.safetensors`` into ``out``. An interrupt leaves the moments gathered so far;
-    ``resume`` goes on with them.
+    ``resume`` goes on with them. Where `torch.distributed` runs, each process gathers from its part
+    of the images, and the first one selects and writes.
 
     Args:
         model: The checkpoint.
@@ -164,7 +166,8 @@ def prune(
         if value < 1:
             raise InputError(f"{name} must be at least 1, got {value}")
     _require_mode(mode)
-    folder = require_folder(out, may_hold_files=force or resume)
+    ranks = Ranks.current()
+    folder = ranks.on_first(lambda: require_folder(out, may_hold_files=force or resume))
     checkpoint = load_checkpoint(model)
     graph = trace_model(checkpoint.model)
     chosen = choose_groups(graph, layers, protect)
@@ -183,7 +186,7 @@ def prune(
     for step in range(1, steps + 1):
         now = trace_model(network)
         groups = [now.groups[number] for number in numbers]
-        gathered = gather(
+        gathered = gather_together(
             replace(checkpoint, model=network, fingerprint=_fingerprint(checkpoint, left, step)),
             dataset,
             list(dict.fromkeys(layer for group in groups for layer in group.members)),
@@ -197,30 +200,23 @@ def prune(
             state_path=folder / MOMENTS_FILE,
             resume=resume and step == 1,
         )
-        evidence = Evidence()
-        if looks:
-            assert calibration is not None
-            known = known_classes(dataset.class_names, checkpoint.class_names)
-            error_of = partial(prediction_error, classes=known)
-            evidence = observe(
-                network,
-                now,
-                groups,
-                calibration,
-                error_of=error_of if needs_damage(config, targets) else None,
-                progress=progress,
-            )
-        selections = select_groups(
+        known = known_classes(dataset.class_names, checkpoint.class_names)
+        error_of = partial(prediction_error, classes=known)
+        select = partial(
+            observe_and_select,
+            network,
             now,
             groups,
             moments_of(groups, gathered.moments),
+            calibration,
             config=_on_the_way(config, steps),
             targets=targets.after(step / steps),
             original=original,
-            evidence=evidence,
+            error_of=error_of,
             devices=resolve_devices(device),
             progress=progress,
         )
+        selections = ranks.on_first(select)
         keep = {group.name: selections[group.name].keep.tolist() for group in groups}
         network = remove_and_repair(
             network,
@@ -231,6 +227,7 @@ def prune(
             shrink=shrink_model,
             progress=part(progress, "repair"),
         )
+        ranks.as_first(network)
         plans = [
             GroupPlan.of(
                 old.name,
@@ -256,7 +253,7 @@ def prune(
         versions=versions(),
         cost=_costs(graph, plans, gathered.settings.image_size),
     )
-    return _write(checkpoint, graph, network.cpu(), plan, folder, gathered)
+    return ranks.on_first(partial(_write, checkpoint, graph, network.cpu(), plan, folder, gathered))
 
 
 def apply(

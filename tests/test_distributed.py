@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
@@ -18,6 +19,11 @@ HERE = Path(__file__).parent
 
 def launch(folder, count, what):
     """Run `ranks.py` in so many processes; return their exit codes."""
+    return start([str(HERE / "ranks.py"), str(folder), what], count)[0]
+
+
+def start(arguments, count):
+    """Run Python in so many processes, as torchrun does; return exit codes and standard output."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -29,15 +35,18 @@ def launch(folder, count, what):
             **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
             "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
         }
-        command = [sys.executable, str(HERE / "ranks.py"), str(folder), what]
-        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE))
+        command = [sys.executable, *arguments]
+        processes.append(
+            subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        )
     try:
-        for process in processes:
-            process.communicate(timeout=120)
+        outputs = [process.communicate(timeout=180)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
-    return [process.returncode for process in processes]
+    return [process.returncode for process in processes], outputs
 
 
 def alone(count):
@@ -94,3 +103,36 @@ def test_all_ranks_get_one_pruned_network(tmp_path):
     for other in states[1:]:
         assert list(other) == list(states[0])
         assert all(torch.equal(other[name], states[0][name]) for name in other)
+
+
+def test_the_command_line_gathers_in_parts_and_writes_once(tmp_path):
+    pytest.importorskip("ultralytics")
+    from actprune_gpu import yolo
+    from actprune_gpu.demo import CHECKPOINT, write_shapes
+    from actprune_gpu.pruning.plan import PruningPlan
+
+    data = write_shapes(tmp_path / "data", n_train=21, n_val=2, seed=0)
+    out = tmp_path / "out"
+    options = ["--model", str(CHECKPOINT), "--data", str(data), "--layers", "model.4.*"]
+    options += ["--repair-images", "4", "--no-val", "--device", "cpu", "--out", str(out)]
+    codes, outputs = start(["-m", "actprune_gpu", "prune", *options], 2)
+    assert codes == [0, 0]
+    assert "plan.json" in outputs[0]
+    assert outputs[1] == ""
+    assert not list(out.glob("*rank*"))
+    plan = PruningPlan.load(out / "plan.json")
+    assert plan.gathering["images"] == 21
+
+    checkpoint, dataset = yolo.load_checkpoint(CHECKPOINT), yolo.load_dataset(data)
+    layers = list(dict.fromkeys(layer for group in plan.groups for layer in group.members))
+    size = plan.gathering["image_size"]
+    halves = [
+        yolo.gather(checkpoint, replace(dataset, images=images), layers, image_size=size)
+        for images in (dataset.images[:10], dataset.images[10:])
+    ]
+    merged, _ = load_moments(out / "moments.safetensors")
+    for layer in layers:
+        assert merged[layer] == halves[0].moments[layer].merge(halves[1].moments[layer])
+    assert plan.gathering["matched"] == sum(half.matched for half in halves)
+    assert plan.gathering["objects"] == sum(half.objects for half in halves)
+    assert yolo.load_checkpoint(out / "pruned.pt").model is not None

@@ -111,11 +111,13 @@ def prune_command(
 
     from .. import yolo
     from ..devices import resolve_device
+    from ..distributed import Ranks, processes
     from ..pruning.folder import EFFECT_FILE, EFFECT_SCHEMA, PlanFolder
     from ..report import write_report
     from .output import Bars, print_effect, print_files, print_plan
 
-    with _inputs(model, data) as (model_file, data_file), Bars() as bars:
+    with processes(), _inputs(model, data) as (model_file, data_file), Bars() as bars:
+        first = Ranks.current().rank == 0
         result = yolo.prune(
             model_file,
             data_file,
@@ -137,9 +139,11 @@ def prune_command(
             strict=strict,
             resume=resume,
             force=force,
-            progress=bars.update,
+            progress=bars.update if first else None,
         )
         bars.stop()
+        if not first:
+            return
         print_plan(result)
         if not no_val:
             size = int(result.plan.gathering["image_size"])

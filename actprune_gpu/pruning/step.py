@@ -26,7 +26,8 @@ from ..selection import (
     SomeWeights,
     own_budget,
 )
-from .evidence import Evidence
+from ..weights import LayerWeights
+from .evidence import Evidence, observe
 from .graph import ChannelGraph, ChannelGroup, Cost
 from .groups import counts_to_stays, weights_of
 from .repair import RepairMethod, repair
@@ -142,6 +143,66 @@ def select_groups(
         config=config,
         share=share,
         progress=part(progress, "layers"),
+    )
+
+
+def observe_and_select(
+    model: nn.Module,
+    graph: ChannelGraph,
+    groups: Sequence[ChannelGroup],
+    moments: Mapping[str, Sequence[ClassMoments]],
+    calibration: Calibration | None,
+    *,
+    config: SelectionConfig,
+    targets: Targets,
+    original: Cost,
+    error_of: Callable[[Any, Any], float],
+    devices: Sequence[torch.device],
+    together: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, ChannelSelection]:
+    """Look at the network on samples, if the settings need that, and `select_groups`.
+
+    Args:
+        model: The network, in evaluation mode.
+        graph: Of the network.
+        groups: Those that may lose channels.
+        moments: Class moments of each group's channels.
+        calibration: The samples; ``None`` where they are not needed.
+        config: How to select.
+        targets: What the network may cost.
+        original: What ``targets`` are shares of.
+        error_of: Compares what the network puts out with what it put out before.
+        devices: Where to select.
+        together: Whether the moments are of other places than the layers that put channels out: the
+            weights then stand for a group as a whole.
+        progress: Called with (what, done, in all).
+    """
+    evidence = Evidence()
+    if needs_images(config) or needs_damage(config, targets):
+        assert calibration is not None
+        evidence = observe(
+            model,
+            graph,
+            groups,
+            calibration,
+            error_of=error_of if needs_damage(config, targets) else None,
+            progress=progress,
+        )
+    weights: dict[str, SomeWeights] = dict(weights_of(graph, groups, evidence.signals))
+    if together:
+        weights = {name: LayerWeights.total(each) for name, each in weights.items()}  # type: ignore[arg-type]
+    return select_groups(
+        graph,
+        groups,
+        moments,
+        config=config,
+        targets=targets,
+        original=original,
+        evidence=evidence,
+        devices=devices,
+        weights=weights,
+        progress=progress,
     )
 
 

@@ -46,6 +46,7 @@ def gather(
     state_path: str | os.PathLike[str] | None = None,
     resume: bool = False,
     save_every: int = 512,
+    may_find_nothing: bool = False,
 ) -> GatherResult:
     """Gather the class moments of some layers at the objects that the detector finds.
 
@@ -71,6 +72,7 @@ def gather(
             without interruption on the same machine with as many threads; elsewhere convolutions
             may round differently.
         save_every: Number of images between two savings.
+        may_find_nothing: Whether a result without samples is one.
 
     Raises:
         InputError: If an argument is out of range, a layer is not in the model, model and data set
@@ -125,14 +127,21 @@ def gather(
         raise
     finally:
         windows.close()
-    if not state.matched:
-        raise InputError(
-            f"no labelled object was found by the detector: {state.objects} objects, "
-            f"{state.predictions} predictions with confidence {confidence}, {len(images)} images"
-        )
+    if not may_find_nothing:
+        require_matches(state)
     if state_path:
         state.save(state_path)
     return state
+
+
+def require_matches(found: GatherResult) -> None:
+    """Raise ``InputError`` if there is no sample."""
+    if not found.matched:
+        raise InputError(
+            f"no labelled object was found by the detector: {found.objects} objects, "
+            f"{found.predictions} predictions with confidence {found.settings.confidence}, "
+            f"{found.settings.n_images} images"
+        )
 
 
 def _find(
