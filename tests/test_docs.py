@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,14 @@ def test_the_readme_names_no_other_command():
     ).stdout
     assert commands
     assert {name for name in commands if not re.search(rf"\b{name}\b", listed)} == set()
+
+
+def test_the_figures_are_those_of_the_results():
+    """`python bench/figures.py` writes the page anew."""
+    spec = spec_from_file_location("figures", ROOT / "bench" / "figures.py")
+    figures = module_from_spec(spec)
+    spec.loader.exec_module(figures)
+    assert figures.page() == (ROOT / "docs" / "figures.md").read_text(encoding="utf-8")
 
 
 def test_the_site_builds_strictly(tmp_path, environment):
