@@ -107,7 +107,8 @@ def gather_moments(
         with observed(network):
             for batch in islice(batches, state.batches_done, None):
                 found = _samples(network, batch, settings, label_of, reduce, device)
-                state = state.with_samples(found, names)
+                # In place unless an interrupt may have to save the state as it was.
+                state = state.with_samples(found, names, in_place=path is None)
                 if progress:
                     progress(state.batches_done, total)
                 if path and state.batches_done % save_every == 0:
@@ -136,21 +137,21 @@ class _Settings:
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """What has been gathered; it never changes, each batch makes a new one."""
+    """What has been gathered; each batch makes a new state."""
 
     moments: dict[str, ClassMoments]
     batches_done: int
 
     def with_samples(
-        self, found: dict[str, tuple[Tensor, Tensor]], classes: Sequence[str]
+        self, found: dict[str, tuple[Tensor, Tensor]], classes: Sequence[str], *, in_place: bool
     ) -> _State:
-        """Return the state after a batch."""
+        """Return the state after a batch; this one is of no use afterwards if ``in_place``."""
         moments = {}
         for layer, (rows, labels) in found.items():
             before = self.moments.get(layer)
             if before is None:
                 before = ClassMoments.zeros(rows.shape[1], classes, rows.device)
-            moments[layer] = before.copy()
+            moments[layer] = before if in_place else before.copy()
             moments[layer].update(rows, labels)
         return _State(moments or self.moments, self.batches_done + 1)
 

@@ -277,6 +277,44 @@ def test_what_is_written_down_stays():
         prune_model(Written(), images(4), classes=N_CLASSES, layers=["b"])
 
 
+class Attention(nn.Module):
+    """With the number of its heads written down, or in an attribute of one name or another."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.stem, self.qkv, self.out = nn.Linear(12, 16), nn.Linear(16, 96), nn.Linear(32, 4)
+        if name:
+            setattr(self, name, 4)
+        self._name = name
+
+    def forward(self, x):
+        x = self.stem(x.flatten(2).transpose(1, 2))
+        heads = getattr(self, self._name) if self._name else 4
+        q, k, v = (
+            part.reshape(len(x), -1, heads, part.shape[-1] // heads).transpose(1, 2)
+            for part in self.qkv(x).chunk(3, dim=-1)
+        )
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.out(y.transpose(1, 2).flatten(2)).mean(1)
+
+
+@pytest.mark.parametrize(("name", "goes"), [("num_heads", True), ("parts", False), ("", False)])
+def test_heads_whose_number_is_not_found_stay(name, goes):
+    batches = [(torch.randn(8, 12, 2, 2), torch.arange(8) % N_CLASSES) for _ in range(2)]
+    model = Attention(name).eval()
+    config = SelectionConfig(weight="l1", budget=(0.5, 0.5))
+    plan = prune_model(model, batches, classes=N_CLASSES, config=config, repair="none").plan
+    assert [group.name for group in plan.groups] == (["stem", "qkv"] if goes else ["stem"])
+    if goes:
+        small = apply_plan(model, plan, batches).model
+        assert small.num_heads == 2
+        zeroed = apply_plan(model, plan, batches, mode="zero").model
+        assert difference(outputs(small, batches[0]), outputs(zeroed, batches[0])) < 1e-5
+    else:
+        with complains("qkv", "as many as before"):
+            prune_model(model, batches, classes=N_CLASSES, layers=["qkv"])
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -33,6 +33,9 @@ _KINDS = {
         *("empty_like", "full_like", "new_empty_strided"),
     },
 }
+# What of a weight is still that weight.
+WEIGHT_VIEWS = {"t", "transpose", "expand", "view", "_unsafe_view", "unsqueeze", "detach"}
+
 _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names}
 
 

@@ -108,8 +108,10 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._held: dict[int, str] = {}
         # A tensor keeps its number alive, and its id taken, as long as the trace lasts.
         self._owners: dict[int, tuple[Tensor, str]] = {}
+        self._biases: set[int] = set()
         for name, module in model.named_modules():
             if isinstance(module, (*CONVOLUTIONS, *NORMS)):
+                self._biases.add(id(module.bias))
                 for tensor in (module.weight, getattr(module, "running_mean", None)):
                     if tensor is not None:
                         self._owners[id(tensor)] = (tensor, name)
@@ -158,7 +160,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **kwargs)
         name = func.overloadpacket.__name__
         handler = getattr(self, f"_{operations.kind_of(func)}", None)
-        if name in ("t", "transpose") and id(args[0]) in self._owners:
+        if name in operations.WEIGHT_VIEWS and id(args[0]) in self._owners:
             self._owners[id(result)] = (result, self._owners[id(args[0])][1])
         elif handler is not None:
             with unset_fake_temporarily():
@@ -239,10 +241,11 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if id(weight) not in self._owners:
             self._unknown(args, "a product of matrices")
             return
-        inputs = self._along(x, 1, "a linear layer")
+        inputs = self._along(x, x.ndim - 1, "a linear layer")
         if inputs is not None:
-            outputs = self._new(result.shape[1])
-            self._set(result, torch.from_numpy(outputs)[None])
+            outputs = self._new(result.shape[-1])
+            shape = self._reach(result, result.ndim - 1)
+            self._set(result, torch.from_numpy(outputs).reshape(shape))
             self._record(weight, inputs, outputs, (x, result), "a linear layer")
 
     def _normalization(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -255,6 +258,9 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _products(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
         """Products of matrices, one a head: a head goes whole or not at all."""
         first, second = args[:2]
+        if id(second) in self._owners:  # a linear layer, on what does not lie in order
+            self._linear(func, args, kwargs, result)
+            return
         if not self._known(first) and not self._known(second):
             return
         if not (self._known(first) and self._known(second)):
@@ -276,7 +282,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         dims = {d - n.ndim for n in numbered for d in varying(n)}
         # Operands of one number (a scalar, or one for each image) do not tie channels; those of
         # many are parameters of the channels that nobody would shorten.
-        others = [x for x in operands if not self._known(x)]
+        others = [x for x in operands if not self._known(x) and id(x) not in self._biases]
         if any(x.ndim >= -d and x.shape[d] != 1 for x in others for d in dims):
             self._unknown((args, kwargs), func.overloadpacket.__name__)
             return
