@@ -13,6 +13,12 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+# Its functions have the default group of the moment of their import as the default of an argument.
+# Were it first imported (by torch itself, on the way to something else) while a group exists, the
+# group and its threads would outlive destroy_process_group(), and a thread that still held a tensor
+# when Python ends would abort the process ("terminate called without an active exception").
+import torch.distributed.nn.functional
 from torch import Tensor, nn
 
 from .errors import InputError
@@ -25,7 +31,10 @@ Result = TypeVar("Result")
 def processes() -> Iterator[None]:
     """Let processes that `torchrun` has started know one another for the time of the block.
 
-    Each gets the GPU of its number, where there are GPUs. A process alone needs nothing.
+    Each gets the GPU of its number, where there are GPUs. A process alone needs nothing, nor does
+    one that has called ``torch.distributed.init_process_group`` itself. The group ends with the
+    block, however that ends: a process that ends with its group still up may abort instead of
+    returning its exit code.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
@@ -156,12 +165,12 @@ class Ranks:
     def _collective(self, run: Any, path: Path | None) -> None:
         try:
             run()
+            return
         except RuntimeError as error:
-            kept = "" if path is None else f"; its moments are in {path}, go on with resume"
-            raise InputError(
-                f"rank {self.rank} of {self.count} lost another process{kept}: "
-                f"{' '.join(str(error).split())[:200]}"
-            ) from None
+            reason = " ".join(str(error).split())[:200]
+        # Raised out here, as torch's error has frames that would keep the group up after its end.
+        kept = "" if path is None else f"; its moments are in {path}, go on with resume"
+        raise InputError(f"rank {self.rank} of {self.count} lost another process{kept}: {reason}")
 
 
 def _pack(moments: ClassMoments) -> Tensor:

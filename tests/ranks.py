@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import nn
 
 from actprune_gpu import SelectionConfig, gather_moments, prune_model, save_moments
+from actprune_gpu.distributed import processes
 from actprune_gpu.errors import InputError
 
 N_BATCHES = 6
@@ -35,7 +36,20 @@ def part(rank, count):
 def main():
     folder, what = Path(sys.argv[1]), sys.argv[2]
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    try:
+        with processes():
+            work(folder, what)
+    finally:
+        # One of gloo's threads that lives on may abort the process when Python ends.
+        assert not any("gloo" in name for name in threads())
+
+
+def threads():
+    """The names of this process's threads, where the system tells them."""
+    return [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+
+
+def work(folder, what):
     rank, count = dist.get_rank(), dist.get_world_size()
 
     def batches():
@@ -56,7 +70,6 @@ def main():
         )
         torch.save(result.model.state_dict(), folder / f"model{rank}.pt")
         result.plan.save(folder / f"plan{rank}.json")
-        dist.destroy_process_group()
         return
     try:
         moments = gather_moments(
@@ -72,7 +85,6 @@ def main():
     except InputError as error:
         (folder / f"error{rank}.txt").write_text(str(error))
         sys.exit(2)
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -42,7 +42,11 @@ def start(arguments, count):
             )
         )
     try:
-        outputs = [process.communicate(timeout=180)[0] for process in processes]
+        outputs = []
+        for rank, process in enumerate(processes):
+            output, errors = process.communicate(timeout=180)
+            print(f"rank {rank} ended with {process.returncode}:\n{errors}")  # for a failure
+            outputs.append(output)
     finally:
         for process in processes:
             process.kill()
