@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test lint bench gpu clean
 
 demo: $(READY)
-	$(BIN)/python -m actprune_gpu prune --out runs/demo --force
+	$(BIN)/python -m actprune_gpu prune --target-flops 0.5 --out runs/demo --force
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from .choice import choose_by_weight
     from .embedding import TSNEResult, tsne
     from .errors import BackendUnavailableError, InputError
+    from .gather import gather_moments
     from .kmedoids import Clustering, KMedoidsSweep, kmedoids_sweep
     from .knee import Knee, find_knee
     from .moments import ClassMoments, load_moments, save_moments
+    from .prune import ModelPruneResult, apply_plan, prune_model
     from .selection import ChannelSelection, SelectionConfig, select_channels
     from .separability import Separability, jeffries_matusita
     from .silhouette import simplified_silhouette
@@ -31,20 +33,27 @@ _HOMES = {
     "KMedoidsSweep": "kmedoids",
     "Knee": "knee",
     "LayerWeights": "weights",
+    "ModelPruneResult": "prune",
     "SelectionConfig": "selection",
     "Separability": "separability",
     "TSNEResult": "embedding",
     "apply_budget": "budget",
+    "apply_plan": "prune",
     "choose_by_weight": "choice",
     "find_knee": "knee",
+    "gather_moments": "gather",
     "jeffries_matusita": "separability",
     "kmedoids_sweep": "kmedoids",
     "load_moments": "moments",
+    "prune_model": "prune",
     "save_moments": "moments",
     "select_channels": "selection",
     "simplified_silhouette": "silhouette",
     "tsne": "embedding",
 }
+
+# Modules that are imported when they are first asked for, too.
+_MODULES = ("plot", "report", "yolo")
 
 __all__ = [
     "BackendUnavailableError",
@@ -56,16 +65,20 @@ __all__ = [
     "KMedoidsSweep",
     "Knee",
     "LayerWeights",
+    "ModelPruneResult",
     "SelectionConfig",
     "Separability",
     "TSNEResult",
     "__version__",
     "apply_budget",
+    "apply_plan",
     "choose_by_weight",
     "find_knee",
+    "gather_moments",
     "jeffries_matusita",
     "kmedoids_sweep",
     "load_moments",
+    "prune_model",
     "save_moments",
     "select_channels",
     "simplified_silhouette",
@@ -74,12 +87,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "yolo":
-        return import_module(".yolo", __name__)
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "yolo"])
+    return sorted([*__all__, *_MODULES])

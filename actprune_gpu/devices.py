@@ -44,6 +44,19 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device() if index is None else index)
 
 
+def resolve_devices(device: str | torch.device) -> list[torch.device]:
+    """Return the devices that work may be spread over: that of a name, for ``"auto"`` all GPUs.
+
+    Raises:
+        As `resolve_device`, whose device comes first.
+    """
+    first = resolve_device(device)
+    if str(device) != "auto" or first.type != "cuda":
+        return [first]
+    others = [n for n in range(torch.cuda.device_count()) if n != first.index]
+    return [first, *(torch.device("cuda", n) for n in others if cuda_fault(n) is None)]
+
+
 def cuda_fault(index: int | None) -> str | None:
     """Return why a GPU, the current one if ``None``, cannot be used; ``None`` if it can."""
     if torch.version.cuda is None:

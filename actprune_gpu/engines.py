@@ -18,22 +18,24 @@ from .errors import BackendUnavailableError, InputError
 
 Engine = Literal["exact", "tsnecuda", "cuml"]
 _MODULES = {"tsnecuda": "tsnecuda", "cuml": "cuml.manifold"}
-_INSTALL = {
-    "tsnecuda": "install it with conda for your CUDA version (its wheels need CUDA 10.2 and MKL)",
-    "cuml": "install it from RAPIDS for your CUDA version",
+# What to do where they are missing or do not work.
+INSTALL = {
+    "tsnecuda": "conda install -c conda-forge tsnecuda (its wheels need CUDA 10.2 and MKL)",
+    "cuml": "pip install cuml-cu13, or cuml-cu12 for CUDA 12",
 }
 _NEIGHBOURS = 32
 
 
 def require_engine(engine: str) -> None:
-    """Raise unless a t-SNE engine can be imported.
+    """Raise unless a t-SNE engine can be started.
 
     Raises:
         InputError: If there is no such engine.
-        BackendUnavailableError: If it cannot be imported; the message says why and what to do.
+        BackendUnavailableError: If it cannot; the message says why and what to do.
     """
     if engine != "exact":
-        _class_of(engine)
+        # tsnecuda looks for its libraries when it is made, not when it is imported.
+        _call(engine, _class_of(engine))
 
 
 def embed(
@@ -75,17 +77,22 @@ def embed(
         arguments = (data, start)
     else:
         # Newer versions name the iterations as scikit-learn does.
-        names = inspect.signature(made).parameters
+        names = _call(engine, lambda: inspect.signature(made).parameters)
         options["max_iter" if "max_iter" in names else "n_iter"] = n_iter
         options |= {"n_neighbors": neighbours, "init": "random", "random_state": seed}
-    result = _call(engine, lambda: made(**options).fit_transform(*arguments))
-    found = torch.from_numpy(np.array(getattr(result, "get", lambda: result)(), np.float32))
+    found: Tensor = _call(engine, lambda: _to_tensor(made(**options).fit_transform(*arguments)))
     if list(found.shape) != [n, 2] or not bool(torch.isfinite(found).all()):
         raise BackendUnavailableError(
             f"engine {engine!r} gave no finite embedding [{n}, 2], got {list(found.shape)}: "
             "use engine 'exact'"
         )
     return found.to(rows.device)
+
+
+def _to_tensor(result: Any) -> Tensor:
+    """Return an array of NumPy or, by its ``get``, of CuPy as a tensor on the CPU."""
+    on_cpu = result.get() if type(result).__module__.startswith("cupy") else result
+    return torch.from_numpy(np.array(on_cpu, np.float32))
 
 
 def _class_of(engine: str) -> Callable[..., Any]:
@@ -100,8 +107,9 @@ def _class_of(engine: str) -> Callable[..., Any]:
 def _call(engine: str, function: Callable[[], Any]) -> Any:
     try:
         return function()
-    except Exception as error:  # whatever they raise: ImportError, OSError, CUDA's own
+    # Whatever they raise: ImportError, OSError, CUDA's own, or even the wish to leave.
+    except (Exception, SystemExit) as error:
         cause = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise BackendUnavailableError(
-            f"engine {engine!r} cannot be used ({cause}): {_INSTALL[engine]}, or use engine 'exact'"
+            f"engine {engine!r} cannot be used ({cause}): {INSTALL[engine]}, or use engine 'exact'"
         ) from None

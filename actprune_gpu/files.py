@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .errors import InputError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -33,3 +35,17 @@ def replace_file(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path``, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def require_folder(out: str | os.PathLike[str], *, may_hold_files: bool) -> Path:
+    """Return a folder for results, which need not exist yet.
+
+    Raises:
+        InputError: If it is a file, or holds files and may not.
+    """
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"out must be a folder, got the file {folder}")
+    if folder.is_dir() and any(folder.iterdir()) and not may_hold_files:
+        raise InputError(f"out must be an empty folder, got {folder} with files in it: use force")
+    return folder

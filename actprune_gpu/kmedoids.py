@@ -12,6 +12,8 @@ from .arrays import Array, like, require_finite, to_tensor
 from .backends import backend_of
 from .errors import InputError
 
+_TILE = 1 << 24  # distances from points to medoids held at a time
+
 
 @dataclass(frozen=True, eq=False)
 class Clustering:
@@ -60,14 +62,21 @@ class KMedoidsSweep:
         places = torch.arange(8, device=self._points.device)
         flags = self._medoid_bits[k - 2][:, None] >> places & 1
         medoids = flags.flatten()[:n].nonzero().flatten()
-        x, y = self._points.double().T
-        dx, dy = x[:, None] - x[medoids], y[:, None] - y[medoids]
-        distances = dx * dx + dy * dy  # one operation at a time: the same bits on every device
-        # Of equal minima argmin may return any, argmax of flags returns the first.
-        labels = (distances == distances.amin(1, keepdim=True)).to(torch.uint8).argmax(1)
+        points = self._points.double()
+        at = points[medoids]
+        parts = torch.split(points, max(1, _TILE // k))
+        labels = torch.cat([_nearest(part, at) for part in parts])
         labels[medoids] = torch.arange(k, device=labels.device)
         loss = float(self.loss[k - 2])
         return Clustering(like(medoids, self.loss), like(labels, self.loss), loss)
+
+
+def _nearest(points: Tensor, medoids: Tensor) -> Tensor:
+    """Return the place of each point's nearest medoid, the first one of equally near ones."""
+    dx, dy = (points[:, None, axis] - medoids[:, axis] for axis in (0, 1))
+    distances = dx * dx + dy * dy  # one operation at a time: the same bits on every device
+    # Of equal minima argmin may return any, argmax of flags returns the first.
+    return (distances == distances.amin(1, keepdim=True)).to(torch.uint8).argmax(1)
 
 
 def kmedoids_sweep(points: Array) -> KMedoidsSweep:

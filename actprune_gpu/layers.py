@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import torch
 
-from .backends import backend_of
+from .backends import backend_of, map_devices
 from .budget import Budget
 from .errors import InputError
 from .kmedoids import kmedoids_sweeps
@@ -67,7 +66,7 @@ def select_layers(
         try:
             return prepare(moments[name], weights[name], own)
         except InputError as error:
-            raise InputError(f"layer {name}: {error}") from None
+            raise type(error)(f"layer {name}: {error}") from None
 
     def score_all(names: list[str]) -> dict[str, Candidate]:
         """Do the steps up to the knee for layers whose moments are on one device."""
@@ -89,12 +88,9 @@ def select_layers(
     by_device: dict[torch.device, list[str]] = {}
     for name, layer in moments.items():
         by_device.setdefault(_first(layer).count.device, []).append(name)
-    groups = list(by_device.values())
     scored: dict[str, Candidate] = {}
-    with ThreadPoolExecutor(len(groups)) as pool:
-        # A single device is served from this thread, whose number of threads the user may have set.
-        for part in map(score_all, groups) if len(groups) == 1 else pool.map(score_all, groups):
-            scored |= part
+    for part in map_devices(score_all, by_device):
+        scored |= part
     scored = {name: scored[name] for name in moments}
     budgets = share(scored) if share else {}
     return {name: finish(scored[name], budgets.get(name)) for name in moments}

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .budget import Budget
 from .errors import InputError
 from .selection import Candidate
 
 _STEPS = 60  # halvings of the interval in which the scale is searched
+_LARGEST = 1e30  # scale that is tried
+_ROUNDS = 3  # of prices, which depend on how many channels the neighbours keep
+
+# What the model costs if layers keep so many channels, in units of what it may.
+CostOf = Callable[[Mapping[str, int]], float]
 
 
 def share_out(
     candidates: Mapping[str, Candidate],
-    cost: Callable[[Mapping[str, int]], float],
+    cost: CostOf,
     target: str,
     *,
     twins: Sequence[Sequence[str]] = (),
+    damage: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> dict[str, Budget]:
     """Return how many channels each layer keeps so that the model costs what it may.
 
-    The layers stand to each other as `Candidate.proportion` says; one scale of all of them is
-    searched. It cannot meet the target exactly where a small step of it moves several layers, so
-    the last step is taken layer by layer.
+    Without ``damage`` the layers stand to each other as `Candidate.proportion` says. With it every
+    layer keeps the number of channels at which damage and price together are least, the price being
+    what one channel more costs the model. One scale of all layers, or of all prices, is searched.
+    It cannot meet the target exactly where a small step of it moves several layers, so the last
+    step is taken layer by layer.
 
     Args:
         candidates: The layers.
@@ -30,44 +42,85 @@ def share_out(
             grows with each of them.
         target: What it may cost, in words, for the reason and for messages.
         twins: Layers that must keep equally many channels.
+        damage: By layer, ``[C + 1]``, what harm it does to keep so many channels; the harms add up.
 
     Raises:
         InputError: If the target is out of reach.
     """
-    lowest = cost(_counts(candidates, 0.0, twins))
+    counts = {name: candidate.n_channels for name, candidate in candidates.items()}
+    for _ in range(_ROUNDS if damage else 1):
+        wish = _by_damage(damage, _prices(counts, cost)) if damage else _by_proportion(candidates)
+        counts = _search(candidates, cost, target, twins, wish)
+    return {name: Budget(count, target) for name, count in counts.items()}
+
+
+def _by_proportion(candidates: Mapping[str, Candidate]) -> Callable[[str, float], float]:
+    return lambda name, scale: candidates[name].proportion(scale)
+
+
+def _by_damage(
+    damage: Mapping[str, Any], prices: Mapping[str, float]
+) -> Callable[[str, float], float]:
+    def wish(name: str, scale: float) -> float:
+        if scale <= 0.0:
+            return 0.0
+        harm = damage[name]
+        return float(np.argmin(harm + prices[name] / scale * np.arange(len(harm))))
+
+    return wish
+
+
+def _prices(counts: Mapping[str, int], cost: CostOf) -> dict[str, float]:
+    """Return what one channel of each layer costs, a quarter of them taken away."""
+    whole = cost(counts)
+    prices = {}
+    for name, count in counts.items():
+        fewer = max(1, count // 4)
+        prices[name] = (whole - cost({**counts, name: count - fewer})) / fewer
+    return prices
+
+
+def _search(
+    candidates: Mapping[str, Candidate],
+    cost: CostOf,
+    target: str,
+    twins: Sequence[Sequence[str]],
+    wish: Callable[[str, float], float],
+) -> dict[str, int]:
+    """Search the scale of ``wish(layer, scale)``, which grows with it, until the target is met."""
+
+    def counts(scale: float) -> dict[str, int]:
+        wishes = {name: wish(name, scale) for name in candidates}
+        return equalized({name: _fit(candidates[name], wishes[name]) for name in wishes}, twins)
+
+    lowest = cost(counts(0.0))
     if lowest > 1.0:
         raise InputError(
             f"{target} is out of reach, the smallest model costs {lowest:.3f} times that: "
             "prune more layers, or lower min_channels or round_to"
         )
+    everything = {name: candidate.n_channels for name, candidate in candidates.items()}
     low, high = 0.0, 1.0
-    while cost(_counts(candidates, high, twins)) < 1.0:
-        previous, high = high, 2.0 * high
-        if _counts(candidates, high, twins) == _counts(candidates, previous, twins):
-            break  # all channels are kept
+    # Channels that do no harm when they go are never kept, whatever the scale.
+    while cost(counts(high)) <= 1.0 and counts(high) != everything and high < _LARGEST:
+        high *= 2.0
     for _ in range(_STEPS):
         middle = (low + high) / 2.0
-        if cost(_counts(candidates, middle, twins)) <= 1.0:
+        if cost(counts(middle)) <= 1.0:
             low = middle
         else:
             high = middle
-    below, above = _counts(candidates, low, twins), _counts(candidates, high, twins)
-    counts = _refine(below, above, cost, twins)
-    return {name: Budget(count, target) for name, count in counts.items()}
+    return _refine(counts(low), counts(high), cost, twins, candidates)
 
 
-def _counts(
-    candidates: Mapping[str, Candidate], scale: float, twins: Sequence[Sequence[str]]
-) -> dict[str, int]:
-    counts = {}
-    for name, candidate in candidates.items():
-        config, highest = candidate.config, candidate.n_channels
-        lowest = min(config.min_channels, highest)
-        count = min(max(round(candidate.proportion(scale)), lowest), highest)
-        step = config.round_to
-        nearest = max(round(count / step), -(-lowest // step)) * step
-        counts[name] = min(nearest, highest)
-    return equalized(counts, twins)
+def _fit(candidate: Candidate, wish: float) -> int:
+    """Return the number of channels nearest to a wish that minimum and rounding allow."""
+    config, highest = candidate.config, candidate.n_channels
+    lowest = min(config.min_channels, highest)
+    count = min(max(round(wish), lowest), highest)
+    step = config.round_to
+    nearest = max(round(count / step), -(-lowest // step)) * step
+    return min(nearest, highest)
 
 
 def equalized(counts: Mapping[str, int], twins: Sequence[Sequence[str]]) -> dict[str, int]:
@@ -88,14 +141,17 @@ def equalized(counts: Mapping[str, int], twins: Sequence[Sequence[str]]) -> dict
 def _refine(
     low: dict[str, int],
     high: dict[str, int],
-    cost: Callable[[Mapping[str, int]], float],
+    cost: CostOf,
     twins: Sequence[Sequence[str]],
+    candidates: Mapping[str, Candidate],
 ) -> dict[str, int]:
-    """Go from ``low`` to ``high`` layer by layer, as long as the target allows."""
+    """Go from ``low`` to ``high`` layer by layer, as far as the target allows."""
     counts = low
-    for name, count in high.items():
-        if count != low[name]:
+    for name, most in high.items():
+        # From the most down: the first that the target allows is as far as this layer can go.
+        for count in range(most, counts[name], -1):
             tried = equalized({**counts, name: count}, twins)
-            if cost(tried) <= 1.0:
+            if _fit(candidates[name], count) == count and cost(tried) <= 1.0:
                 counts = tried
+                break
     return counts

@@ -173,6 +173,31 @@ class ClassMoments:
             self.count[:, index], self.mean[:, index], self.m2[:, index], self.class_names
         )
 
+    def heads(self, count: int) -> list[ClassMoments]:
+        """Return the moments of heads that lie side by side, as D parts of one layer.
+
+        Args:
+            count: H, the number of heads of D = C / H channels each.
+
+        Returns:
+            D moments of H channels: the first channel of every head, the second, and so on.
+            Together they stand for the heads: `select_channels` takes them as of channels that go
+            together.
+
+        Raises:
+            InputError: If the channels cannot be divided so.
+        """
+        if count < 1 or self.n_channels % count:
+            raise InputError(f"heads must divide the {self.n_channels} channels, got {count}")
+        rows = torch.arange(self.n_channels).reshape(count, -1)
+        return [self.select(column) for column in rows.T]
+
+    def copy(self) -> ClassMoments:
+        """Return moments that share no memory with these."""
+        return ClassMoments(
+            self.count.clone(), self.mean.clone(), self.m2.clone(), self.class_names
+        )
+
     def to(self, device: torch.device | str) -> ClassMoments:
         """Return these moments on ``device``."""
         return ClassMoments(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
@@ -20,12 +21,14 @@ from .engines import Engine, require_engine
 from .errors import InputError
 from .kmedoids import KMedoidsSweep, kmedoids_sweep
 from .knee import Knee, KneeMethod, find_knee
+from .markup import LayerMarkup
 from .moments import ClassMoments, require_moments
 from .separability import class_statistics
 from .silhouette import SilhouetteDefinition
 from .weights import LayerWeights, WeightKind
 
 Criterion = Literal["separability", "reconstruct", "std", "gamma", "l1", "l2", "random"]
+Allocation = Literal["proportion", "damage"]
 _MIN_CHANNELS = 3
 
 
@@ -44,6 +47,9 @@ class SelectionConfig(BaseModel):
         init: Initialisation of t-SNE.
         engine: What does t-SNE; only ``"exact"`` is reproducible, see `tsne`.
         budget: Smallest and largest share of the channels to keep, or ``None``.
+        allocation: How layers share what a whole model may cost: in ``"proportion"`` to their
+            knees, or equally where a criterion finds none; or so that the predictions suffer the
+            least ``"damage"``, which is measured on images.
         round_to: The number kept becomes a multiple of it.
         min_channels: No layer keeps fewer.
         seed: Of t-SNE's random numbers and of the criterion ``"random"``.
@@ -60,6 +66,7 @@ class SelectionConfig(BaseModel):
     init: Init = "pca"
     engine: Engine = "exact"
     budget: KeepBounds | None = (0.25, 0.5)
+    allocation: Allocation = "proportion"
     round_to: int = Field(1, ge=1)
     min_channels: int = Field(2, ge=1)
     seed: int = Field(0, ge=0, lt=2**32)
@@ -124,7 +131,7 @@ class SeparabilitySummary:
 
 
 @dataclass(frozen=True, eq=False)
-class ChannelSelection:
+class ChannelSelection(LayerMarkup):
     """Which channels of a layer to keep, and why.
 
     The baselines rank channels and do nothing else: they leave everything behind ``weights`` empty.
@@ -190,8 +197,8 @@ def select_channels(
         moments: Class moments of its C channels; of several layers, a sequence. Then what separates
             the classes in any of them counts: the rows of their separability matrices are joined.
         weights: `LayerWeights`, or the layer's filters ``[C, ...]``, from which the norms follow,
-            or ready-made weights ``[C]`` that stand for whatever ``config`` names. A sequence of
-            `LayerWeights` is summed.
+            or ready-made weights ``[C]`` that stand for whatever ``config`` names. Of several
+            layers, one `LayerWeights` of them together, or a sequence, which is summed.
         config: How; `SelectionConfig()` if left out.
 
     Returns:
@@ -235,15 +242,13 @@ class Candidate:
     def proportion(self, scale: float) -> float:
         """Return how many channels to keep if the whole model keeps more or less.
 
-        It grows with ``scale``, from 0. At 1 the method keeps its knee and a baseline all channels.
-        The criterion ``"reconstruct"`` keeps the channels that are needed to lose no more than the
-        share ``1 - scale`` of the readers' signal, the same in every layer.
+        It grows with ``scale``, from 0 to all C. At 1 the method keeps its knee k* and a baseline
+        half; elsewhere C (k* / C)^(1 / scale): so small shares stay smaller and none exceeds 1.
         """
-        if self.knee is not None:
-            return scale * self.knee.k
-        if self.config.criterion == "reconstruct":
-            return float((self.weights > 1.0 - scale).sum())
-        return scale * self.n_channels
+        if scale <= 0.0:
+            return 0.0
+        share = self.knee.k / self.n_channels if self.knee else 0.5
+        return float(self.n_channels * share ** (1.0 / scale))
 
 
 def prepare(moments: SomeMoments, weights: SomeWeights, config: SelectionConfig) -> Candidate:
@@ -270,7 +275,7 @@ def prepare(moments: SomeMoments, weights: SomeWeights, config: SelectionConfig)
     if config.engine != "exact":
         rows = torch.cat([backend.jeffries_matusita(found[0]) for found in statistics], 1)
     embedded = tsne_of_distances(
-        torch.stack([part.squared for part in parts]).sum(0),
+        _total([part.squared for part in parts]),
         perplexity=config.perplexity,
         n_iter=config.n_iter,
         init=config.init,
@@ -278,13 +283,19 @@ def prepare(moments: SomeMoments, weights: SomeWeights, config: SelectionConfig)
         engine=config.engine,
         rows=rows,
     )
+    mean = _total([part.row_mean for part in parts])
     summary = SeparabilitySummary(
         statistics[0][1],
         statistics[0][2],
-        torch.stack([part.row_mean for part in parts]).mean(0),
+        mean / torch.full_like(mean, len(parts)),
         torch.stack([part.row_max for part in parts]).amax(0),
     )
     return Candidate(values, config, embedded, summary)
+
+
+def _total(parts: Sequence[Tensor]) -> Tensor:
+    """Return the sum, one part after the other: the same bits everywhere, and one is no copy."""
+    return reduce(torch.add, parts)
 
 
 def score(candidate: Candidate, sweep: KMedoidsSweep) -> Candidate:
@@ -305,13 +316,14 @@ def finish(candidate: Candidate, budget: Budget | None = None) -> ChannelSelecti
 def own_budget(candidate: Candidate) -> Budget:
     """Return how many channels a layer keeps by its knee and its own bounds."""
     config = candidate.config
-    return apply_budget(
+    found = apply_budget(
         candidate.knee.k if candidate.knee else candidate.n_channels,
         candidate.n_channels,
         budget=config.budget,
         round_to=config.round_to,
         min_channels=config.min_channels,
     )
+    return found if candidate.knee or found.reason != "knee" else Budget(found.k, "budget")
 
 
 def _channel_weights(
@@ -323,9 +335,11 @@ def _channel_weights(
         order = np.random.RandomState(config.seed).permutation(n_channels)
         return torch.from_numpy(order).double()
     kind = config.weight if config.criterion == "separability" else config.criterion
-    if isinstance(weights, LayerWeights):
-        weights = [weights]
-    if isinstance(weights, list | tuple) and isinstance(weights[0], LayerWeights):
+    if isinstance(weights, LayerWeights):  # of all layers together
+        # Of these, activations alone are the layers' own.
+        own = layers if kind == "activation" else layers[:1]
+        values = _total([weights.of_kind(kind, layer) for layer in own])
+    elif isinstance(weights, list | tuple) and isinstance(weights[0], LayerWeights):
         if len(weights) != len(layers):
             raise InputError(
                 f"weights must be of the {len(layers)} layers of moments, got {len(weights)}"
@@ -335,7 +349,7 @@ def _channel_weights(
             raise InputError(
                 f"weights must have as many channels each, got {[len(part) for part in parts]}"
             )
-        values = torch.stack(parts).sum(0)
+        values = _total(parts)
     elif getattr(weights, "ndim", 1) == 1:
         values = to_tensor(weights, "weights", "[C]", torch.float64)
     else:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -47,6 +48,16 @@ class LayerWeights:
         if gamma is not None:
             scale = to_tensor(gamma, "gamma", "[C]", torch.float64).cpu().abs()
         return cls(flat.abs().sum(1), flat.square().sum(1).sqrt(), scale)
+
+    @classmethod
+    def total(cls, parts: Sequence[LayerWeights]) -> LayerWeights:
+        """Return the sums of the weights that all of several layers have."""
+        sums: dict[str, Tensor | None] = {}
+        for each in fields(cls):
+            found = [getattr(part, each.name) for part in parts]
+            has_all = all(weights is not None for weights in found)
+            sums[each.name] = torch.stack(found).sum(0) if has_all else None
+        return cls(**sums)
 
     def of_kind(self, kind: WeightKind, moments: ClassMoments) -> Tensor:
         """Return the ``[C]`` float64 weights of one kind.

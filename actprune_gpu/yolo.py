@@ -5,43 +5,51 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from torch import nn
 
-from .devices import resolve_device
+from .devices import resolve_device, resolve_devices
+from .distributed import Ranks
 from .engines import require_engine
 from .errors import InputError
+from .files import require_folder
+from .models.ultralytics.account import account_of
 from .models.ultralytics.calibration import affordable_images, load_calibration
-from .models.ultralytics.channels import trace_model
+from .models.ultralytics.channels import at_size, shrink_model, trace_model
 from .models.ultralytics.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from .models.ultralytics.dataset import Dataset, load_dataset
+from .models.ultralytics.dataset import load_dataset
 from .models.ultralytics.effect import measure_effect
 from .models.ultralytics.gather import gather
-from .models.ultralytics.groups import choose_groups
+from .models.ultralytics.matching import known_classes
+from .models.ultralytics.predictions import prediction_error
 from .models.ultralytics.result import GatherResult
-from .models.ultralytics.step import (
-    Progress,
-    Targets,
-    full_cost,
-    needs_images,
-    remove_and_repair,
-    select_groups,
-)
+from .models.ultralytics.together import gather_together
 from .models.ultralytics.train import train
 from .models.ultralytics.validate import validate
+from .progress import Progress, part
+from .pruning.folder import MODEL_FILE, MOMENTS_FILE, PLAN_FILE
 from .pruning.graph import ChannelGraph
-from .pruning.plan import GroupPlan, PruningPlan
+from .pruning.groups import choose_groups, moments_of
+from .pruning.plan import Costs, GroupPlan, PruningPlan
 from .pruning.repair import parse_repair
+from .pruning.step import (
+    Targets,
+    full_cost,
+    needs_damage,
+    needs_images,
+    observe_and_select,
+    remove_and_repair,
+)
 from .pruning.zero import expand_channels
 from .selection import SelectionConfig
+from .versions import versions
 
 __all__ = [
     "PruneResult",
@@ -58,13 +66,8 @@ __all__ = [
 
 Mode = Literal["remove", "zero"]
 DEFAULT_REPAIR = "reconstruct+bn"
-# The preset's, but for the weight: it needs images, which the stages by themselves do not have.
-DEFAULT_CONFIG = SelectionConfig(weight="reconstruct")
-
-MODEL_FILE = "pruned.pt"
-PLAN_FILE = "plan.json"
-MOMENTS_FILE = "moments.safetensors"
-_VERSIONS = ("actprune_gpu", "torch", "numpy", "numba", "kneed", "ultralytics")
+# The preset's, but for what needs images, which the stages by themselves do not have.
+DEFAULT_CONFIG = SelectionConfig(weight="reconstruct", allocation="damage")
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +86,9 @@ class PruneResult:
     plan: PruningPlan
     gathered: GatherResult | None
     files: Mapping[str, Path]
+
+    def _repr_html_(self) -> str:
+        return self.plan._repr_html_()
 
 
 def prune(
@@ -114,7 +120,8 @@ def prune(
 
     Writes ``pruned.pt``, which ``ultralytics.YOLO`` opens anywhere, ``plan.json`` and
     ``moments.safetensors`` into ``out``. An interrupt leaves the moments gathered so far;
-    ``resume`` goes on with them.
+    ``resume`` goes on with them. Where `torch.distributed` runs, each process gathers from its part
+    of the images, and the first one selects and writes.
 
     Args:
         model: The checkpoint.
@@ -140,8 +147,8 @@ def prune(
         batch_size: Images in one forward pass of gathering; 1 on the CPU and 16 elsewhere if left
             out.
         confidence: Predictions below it do not count.
-        device: Where the network runs and channels are selected: ``"auto"``, ``"cpu"``, ``"cuda"``,
-            ``"cuda:1"``.
+        device: Where the network runs and channels are selected: ``"auto"`` (a GPU if there is one,
+            and the selection on all of them), ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
         strict: Stop at the first bad image or label instead of leaving it out.
         resume: Go on with the moments in ``out``; with several steps, those of the first.
         force: Write into a folder that is not empty; its files of the same names are replaced.
@@ -159,7 +166,8 @@ def prune(
         if value < 1:
             raise InputError(f"{name} must be at least 1, got {value}")
     _require_mode(mode)
-    folder = _require_folder(out, may_hold_files=force or resume)
+    ranks = Ranks.current()
+    folder = ranks.on_first(lambda: require_folder(out, may_hold_files=force or resume))
     checkpoint = load_checkpoint(model)
     graph = trace_model(checkpoint.model)
     chosen = choose_groups(graph, layers, protect)
@@ -167,7 +175,8 @@ def prune(
     dataset = load_dataset(data, split, strict=strict)
     size = trained_image_size(checkpoint) if image_size is None else image_size
     calibration = None
-    if methods or needs_images(config):
+    looks = needs_images(config) or needs_damage(config, targets)
+    if methods or looks:
         affordable = affordable_images(graph, size, where, repair_images)
         calibration = load_calibration(dataset.images[:affordable], size, where)
     numbers = [graph.groups.index(group) for group in chosen]
@@ -177,7 +186,7 @@ def prune(
     for step in range(1, steps + 1):
         now = trace_model(network)
         groups = [now.groups[number] for number in numbers]
-        gathered = gather(
+        gathered = gather_together(
             replace(checkpoint, model=network, fingerprint=_fingerprint(checkpoint, left, step)),
             dataset,
             list(dict.fromkeys(layer for group in groups for layer in group.members)),
@@ -187,22 +196,27 @@ def prune(
             device=where,
             limit=images,
             strict=strict,
-            progress=_part(progress, "images"),
+            progress=part(progress, "images"),
             state_path=folder / MOMENTS_FILE,
             resume=resume and step == 1,
         )
-        selections = select_groups(
+        known = known_classes(dataset.class_names, checkpoint.class_names)
+        error_of = partial(prediction_error, classes=known)
+        select = partial(
+            observe_and_select,
             network,
             now,
             groups,
-            gathered.moments,
+            moments_of(groups, gathered.moments),
+            calibration,
             config=_on_the_way(config, steps),
             targets=targets.after(step / steps),
             original=original,
-            calibration=calibration,
-            device=where,
-            progress=_part(progress, "layers"),
+            error_of=error_of,
+            devices=resolve_devices(device),
+            progress=progress,
         )
+        selections = ranks.on_first(select)
         keep = {group.name: selections[group.name].keep.tolist() for group in groups}
         network = remove_and_repair(
             network,
@@ -210,8 +224,10 @@ def prune(
             keep,
             methods=methods,
             calibration=calibration,
-            progress=_part(progress, "repair"),
+            shrink=shrink_model,
+            progress=part(progress, "repair"),
         )
+        ranks.as_first(network)
         plans = [
             GroupPlan.of(
                 old.name,
@@ -226,17 +242,18 @@ def prune(
         model_name=checkpoint.path.name,
         model_sha256=checkpoint.fingerprint,
         data_sha256=dataset.fingerprint,
-        gathering=_account(gathered, dataset),
+        gathering=account_of(gathered, dataset),
         selection=config.model_dump(mode="json"),
         mode=mode,
         repair="+".join(methods) or "none",
-        repair_images=len(calibration.images) if methods and calibration else 0,
+        repair_images=len(calibration) if methods and calibration else 0,
         targets=targets.as_dict(),
         steps=steps,
         groups=plans,
-        versions=_versions(),
+        versions=versions(),
+        cost=_costs(graph, plans, gathered.settings.image_size),
     )
-    return _write(checkpoint, graph, network.cpu(), plan, folder, gathered)
+    return ranks.on_first(partial(_write, checkpoint, graph, network.cpu(), plan, folder, gathered))
 
 
 def apply(
@@ -267,7 +284,7 @@ def apply(
         InputError: If the plan does not fit the model, or an argument is bad; nothing is written.
     """
     where = resolve_device(device)
-    folder = _require_folder(out, may_hold_files=force)
+    folder = require_folder(out, may_hold_files=force)
     if not isinstance(plan, PruningPlan):
         plan = PruningPlan.load(plan)
     _require_mode(mode or plan.mode)
@@ -280,7 +297,7 @@ def apply(
             stacklevel=2,
         )
     graph = trace_model(checkpoint.model)
-    _require_fit(plan, graph, checkpoint)
+    plan.require_fit(graph, checkpoint.path.name)
     calibration = None
     if methods and data is None:
         warnings.warn(
@@ -301,7 +318,8 @@ def apply(
         plan.keep,
         methods=methods,
         calibration=calibration,
-        progress=_part(progress, "repair"),
+        shrink=shrink_model,
+        progress=part(progress, "repair"),
     )
     changes = {"mode": mode or plan.mode, "repair": "+".join(methods) or "none"}
     return _write(checkpoint, graph, network.cpu(), plan.model_copy(update=changes), folder, None)
@@ -311,15 +329,6 @@ def trained_image_size(checkpoint: Checkpoint) -> int:
     """Return the input size that the model was trained with, which Ultralytics predicts with."""
     size = (checkpoint.contents.get("train_args") or {}).get("imgsz", 640)
     return int(max(size) if isinstance(size, list | tuple) else size)
-
-
-def _require_folder(out: str | os.PathLike[str], *, may_hold_files: bool) -> Path:
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"out must be a folder, got the file {folder}")
-    if folder.is_dir() and any(folder.iterdir()) and not may_hold_files:
-        raise InputError(f"out must be an empty folder, got {folder} with files in it: use force")
-    return folder
 
 
 def _require_mode(mode: str) -> None:
@@ -335,68 +344,23 @@ def _fingerprint(checkpoint: Checkpoint, left: Mapping[int, Any], step: int) -> 
     return hashlib.sha256((checkpoint.fingerprint + kept).encode()).hexdigest()
 
 
+def _costs(graph: ChannelGraph, plans: Sequence[GroupPlan], image_size: int) -> Costs:
+    """Return what the network costs before and after."""
+    before, after = (
+        at_size(graph.cost(graph.kept(keep)), image_size)
+        for keep in ({}, {plan.name: plan.keep for plan in plans})
+    )
+    return Costs(
+        parameters=(before.parameters, after.parameters), flops=(before.flops, after.flops)
+    )
+
+
 def _on_the_way(config: SelectionConfig, steps: int) -> SelectionConfig:
     """Return the settings of one of several steps: together they keep the budget's bounds."""
     if config.budget is None or steps == 1:
         return config
     low, high = config.budget
     return config.model_copy(update={"budget": (low ** (1 / steps), high ** (1 / steps))})
-
-
-def _part(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
-    if progress is None:
-        return None
-    return lambda done, total: progress(what, done, total)
-
-
-def _account(gathered: GatherResult, dataset: Dataset) -> dict[str, Any]:
-    settings = asdict(gathered.settings)
-    for elsewhere in ("model", "data", "layers"):
-        del settings[elsewhere]
-    return {
-        **settings,
-        "images": gathered.images_done,
-        "objects": gathered.objects,
-        "matched": gathered.matched,
-        "predictions": gathered.predictions,
-        "unknown_classes": list(gathered.unknown_classes),
-        "skipped": {kind: list(names) for kind, names in gathered.skipped.as_dict().items()},
-        "classes": list(dataset.class_names),
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in _VERSIONS:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def _require_fit(plan: PruningPlan, graph: ChannelGraph, checkpoint: Checkpoint) -> None:
-    """Raise ``InputError`` unless the model has the plan's groups of channels."""
-    groups = {group.name: group for group in graph.groups}
-    for planned in plan.groups:
-        if planned.name not in groups:
-            raise InputError(
-                f"the plan's {planned.name} is not in {checkpoint.path.name}, "
-                f"which has {', '.join(list(groups)[:3])}..."
-            )
-        group = groups[planned.name]
-        if group.n_channels != planned.channels:
-            raise InputError(
-                f"the plan's {planned.name} has {planned.channels} channels, "
-                f"that of {checkpoint.path.name} has {group.n_channels}"
-            )
-        members = {layer: at.tolist() for layer, at in group.members.items()}
-        if members != planned.members:
-            raise InputError(
-                f"the plan's {planned.name} goes together with {', '.join(planned.members)}, "
-                f"that of {checkpoint.path.name} with {', '.join(members)}"
-            )
-    graph.kept(plan.keep)
 
 
 def _write(

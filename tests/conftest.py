@@ -86,6 +86,15 @@ def tiny_checkpoint(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session")
+def browser():
+    """A real browser; the test is skipped where there is none."""
+    from chromium import launched
+
+    with launched() as found:
+        yield found
+
+
 @pytest.fixture
 def make_dataset(tmp_path):
     """A function that writes a data set of random images and returns its YAML file."""

@@ -1,6 +1,7 @@
 """The command line, as a user calls it."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -48,11 +49,31 @@ def test_prune_prints_table_accuracy_and_files(shapes, tmp_path, capsys):
     assert "mAP50 " in printed
     assert "mAP50-95 " in printed
     assert str(out / "pruned.pt") in printed
+    assert str(out / "report.html") in printed
+    assert "Latency" in (out / "report.html").read_text()
+    effect = json.loads((out / "effect.json").read_text())
+    assert 0 < effect["after"]["accuracy"]["map50"] <= 1
     plan = json.loads((out / "plan.json").read_text())
     assert plan["selection"]["knee"] == "polynomial"
     assert plan["selection"]["weight"] == "l2"
     assert plan["selection"]["seed"] == 1
-    assert all(layer["k"] % 8 == 0 for layer in plan["layers"])
+    assert all(group["k"] % 8 == 0 for group in plan["groups"])
+
+
+def test_targets_are_met_by_measured_damage_and_accuracy_is_repaired(shapes, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert prune(shapes, out, "--target-flops", "0.6", "--repair-images", "16") == 0
+    printed = capsys.readouterr().out
+    rows = {line.split()[0]: line.split() for line in printed.splitlines() if line.strip()}
+    before, after, ratio = (float(figure) for figure in rows["GFLOPs"][1:4])
+    assert after / before == pytest.approx(ratio, abs=0.005)  # both are printed rounded
+    assert 0.59 < ratio <= 0.6
+    assert float(rows["mAP50"][2]) > 0.8
+    plan = json.loads((out / "plan.json").read_text())
+    assert plan["selection"]["allocation"] == "damage"
+    assert plan["selection"]["weight"] == "reconstruct"
+    assert plan["repair"] == "reconstruct+bn"
+    assert plan["targets"] == {"flops": 0.6}
 
 
 def test_apply_replays_a_plan(pruned, tmp_path, capsys):
@@ -61,6 +82,51 @@ def test_apply_replays_a_plan(pruned, tmp_path, capsys):
     assert run(["apply", *arguments]) == 0
     assert "model.6.cv1" in capsys.readouterr().out
     assert (out / "pruned.pt").is_file()
+
+
+def test_report_and_explain(pruned, capsys):
+    page = pruned / "report.html"
+    before = page.read_bytes()
+    page.unlink()
+    assert run(["report", str(pruned)]) == 0
+    assert capsys.readouterr().out.strip() == str(page)
+    assert page.read_bytes() == before, "prune has written the same"
+    plan = json.loads((pruned / "plan.json").read_text())
+    group = next(group for group in plan["groups"] if group["name"] == "model.6.cv2")
+    for channel in (group["keep"][0], *({*range(group["channels"])} - {*group["keep"]})):
+        explain = ["explain", str(pruned), "--layer", "model.6.cv2", "--channel", str(channel)]
+        assert run(explain) == 0
+        first, *figures = capsys.readouterr().out.splitlines()
+        verb = "kept" if channel in group["keep"] else "dropped"
+        assert first.startswith(f"Channel {channel} of model.6.cv2 was {verb}")
+        assert any(line.startswith("weight (reconstruction)") for line in figures)
+    assert_fails(
+        capsys,
+        run(["explain", str(pruned), "--layer", "model.99", "--channel", "1"]),
+        "model.99",
+        "nearest",
+    )
+    assert_fails(capsys, run(["report", str(pruned / "nowhere")]), "nowhere")
+
+
+def test_stability_and_compare(pruned, shapes, tmp_path, capsys):
+    out = tmp_path / "out"
+    layers = ["--layers", "model.6.*", "--layers", "model.7"]
+    assert prune(shapes, out, *layers, "--no-val", "--weight", "l1") == 0
+    capsys.readouterr()
+    assert run(["compare", str(pruned), str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "weight: reconstruct in the first, l1 in the second" in printed
+    assert re.search(r"model\.7 +128 +128 +32 +32 +0\.250", printed), printed
+    assert run(["compare", str(pruned), str(pruned)]) == 0
+    assert re.search(r"(\d+) of \1 alike, .* 1\.000", capsys.readouterr().out)
+    assert run(["stability", str(out), "--seeds", "1", "--resamples", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"model\.7 +[01]\.\d{3} +[01]\.\d{3} +0\.143", printed), printed
+    assert (out / "stability.json").is_file()
+    assert "other starts of t-SNE" in (out / "report.html").read_text()
+    for arguments in (["stability", str(pruned), "--seeds", "-1"], ["compare", str(pruned), "x"]):
+        assert_fails(capsys, run(arguments), arguments[-1])
 
 
 def test_the_module_and_its_help_run():
@@ -85,6 +151,13 @@ def test_the_module_and_its_help_run():
         (["--criterion", "l1", "--budget", "none"], ["l1", "budget"]),
         (["--preset", "best"], ["preset", "default", "upstream", "paper", "best"]),
         (["--weight", "l3"], ["weight", "l3"]),
+        (["--allocation", "fair"], ["allocation", "damage", "fair"]),
+        (["--mode", "hide"], ["mode", "remove", "zero", "hide"]),
+        (["--repair", "magic"], ["repair", "reconstruct", "magic"]),
+        (["--repair-images", "0"], ["repair_images", "at least 1"]),
+        (["--steps", "0"], ["steps", "at least 1"]),
+        (["--target-flops", "1.5"], ["target_flops", "0..1", "1.5"]),
+        (["--protect", "model.77"], ["model.77", "nearest"]),
         (["--layers", "model.6.cv9"], ["model.6.cv9", "nearest", "model.6.cv2"]),
         (["--images", "0"], ["limit", "at least 1"]),
         (["--round-to", "0"], ["round_to", "1"]),

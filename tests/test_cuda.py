@@ -3,52 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from cuda_device import DEVICE, ON_GPU, SEEDS, backend
-from helpers import random_moments, same
+from cuda_device import CPU, DEVICE, ON_GPU, SEEDS, assert_equal, assert_result, backend, made, move
+from digests import statistics
 
-from actprune_gpu.errors import InputError
 from actprune_gpu.moments import ClassMoments
-from actprune_gpu.separability import class_statistics
-
-pytest.importorskip("numba")
-from actprune_gpu.backends.cpu import CpuBackend
-
-CPU = CpuBackend()
-
-
-def equal(ours, theirs):
-    """Equal bits, in whatever tuples and lists."""
-    if isinstance(ours, torch.Tensor):
-        return same(ours.cpu(), theirs)
-    if isinstance(ours, tuple | list):
-        return len(ours) == len(theirs) and all(map(equal, ours, theirs))
-    return ours == theirs
-
-
-def assert_equal(kernel, *arguments, cuda=None):
-    """The same method of both backends, its tensors on the device for one of them."""
-    ours = getattr(cuda or backend(), kernel)(*move(arguments))
-    assert equal(ours, getattr(CPU, kernel)(*arguments)), kernel
-
-
-def move(value):
-    if isinstance(value, torch.Tensor):
-        return value.to(DEVICE)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*map(move, value))
-    return type(value)(map(move, value)) if isinstance(value, tuple | list) else value
-
-
-def statistics(n_channels, n_classes, seed=0):
-    return class_statistics(random_moments(n_channels, n_classes, seed))[0]
 
 
 def squared(n, seed=0):
-    return CPU.separability_distances(statistics(n, 9, seed)).squared
+    return made("separability_distances", statistics(n, 9)).squared
 
 
 def uniform(n, seed=0):
-    return torch.from_numpy(np.random.default_rng(seed).random((n, 2)))
+    return torch.from_numpy(np.random.RandomState(seed).random_sample((n, 2)))
 
 
 def doubled(n, seed=0):
@@ -56,34 +22,87 @@ def doubled(n, seed=0):
     return (uniform(n, seed) * 3).round()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_gather_class_moments(dtype, layout):
-    generator = torch.Generator().manual_seed(3)
-    features = torch.randn((2, 131, 5, 6), generator=generator).to(dtype)
+def features_at(dtype):
+    """Features, cells and labels; the features do not begin where their memory does."""
+    random = np.random.RandomState(3)
+    features = torch.from_numpy(random.randint(-3000, 3000, (2, 131, 5, 6)) / 1024.0).to(dtype)
     features[0, 1, 2] = float("nan")
     features[1, 2, :, 3] = float("inf")
     features[:, 3] *= 1e-7  # subnormal in half precision
     features[:, 4] = 1.0
-    features = features.contiguous(memory_format=layout)[:, 1:]  # does not begin where it lies
-    limits = torch.tensor([2, 5, 6])
-    cells = (torch.rand((300, 3), generator=generator) * limits).long()
-    labels = torch.randint(0, 7, (300,), generator=generator)
-    ours, theirs = (ClassMoments.zeros(130, [str(i) for i in range(7)], d) for d in (DEVICE, "cpu"))
-    for _ in range(2):  # onto what is there
-        backend().gather_class_moments(
-            *move((features, cells, labels)), (ours.count, ours.mean, ours.m2)
-        )
-        CPU.gather_class_moments(features, cells, labels, (theirs.count, theirs.mean, theirs.m2))
-    assert equal((ours.count, ours.mean, ours.m2), (theirs.count, theirs.mean, theirs.m2))
+    cells = torch.from_numpy(random.randint(0, [2, 5, 6], (300, 3)))
+    return features[:, 1:], cells, torch.from_numpy(random.randint(0, 7, 300))
 
 
-@pytest.mark.parametrize(("n_channels", "n_classes"), [(3, 2), (67, 24), (130, 3)])
-def test_separability_distances(n_channels, n_classes, monkeypatch):
+LAYOUTS = {
+    "contiguous": lambda x: x.contiguous(),
+    "offset": lambda x: x,
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "transposed": lambda x: x.mT.contiguous().mT,
+    "every other": lambda x: x.repeat_interleave(2, 1)[:, ::2],
+    "expanded": lambda x: x[:, :, :1, :1].expand_as(x),
+}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("dtype", "layout"),
+    [(dtype, "offset") for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)]
+    + [(torch.float16, layout) for layout in LAYOUTS],
+)
+def test_gather_class_moments(dtype, layout, seed):
+    features, cells, labels = features_at(dtype)
+    arguments = LAYOUTS[layout](features), cells, labels
+    cuda = backend(seed=seed)
+
+    def gathered(kernels, device):
+        moments = ClassMoments.zeros(130, [str(i) for i in range(7)], device)
+        into = (moments.count, moments.mean, moments.m2)
+        for _ in range(2):  # onto what is there
+            kernels.gather_class_moments(*move(arguments, device), into)
+        return into
+
+    ours = move(gathered(cuda, DEVICE), "cpu")
+    assert_result("gather_class_moments", arguments, ours, lambda: gathered(CPU, "cpu"))
+
+
+def test_moments_that_do_not_lie_in_order_are_updated_in_place():
+    features, cells, labels = move(features_at(torch.float32))
+    want = ClassMoments.zeros(130, "abcdefg", DEVICE)
+    backend().gather_class_moments(features, cells, labels, (want.count, want.mean, want.m2))
+    into = tuple(
+        torch.zeros((130, 9), dtype=part.dtype, device=DEVICE).T[1:8]
+        for part in (want.count, want.mean, want.m2)
+    )
+    backend().gather_class_moments(features, cells, labels, into)
+    assert all(map(torch.equal, into, (want.count, want.mean, want.m2)))
+
+
+def test_features_of_other_types_are_widened():
+    features, cells, labels = move(features_at(torch.float32))
+    features = features.nan_to_num(0.0, 0.0).to(torch.float8_e4m3fn)
+    ours, theirs = (ClassMoments.zeros(130, "abcdefg", DEVICE) for _ in range(2))
+    for values, moments in ((features, ours), (features.float(), theirs)):
+        into = (moments.count, moments.mean, moments.m2)
+        backend().gather_class_moments(values, cells, labels, into)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("n_channels", "n_classes"), [(2, 2), (7, 3), (67, 24), (130, 5)])
+def test_jeffries_matusita(n_channels, n_classes, seed):
     values = statistics(n_channels, n_classes)
-    assert_equal("separability_distances", values)
+    values.n_samples[1:2, 0] = 1  # too few for channel 1, if there is one
+    assert_equal("jeffries_matusita", values, cuda=backend(seed=seed))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("n_channels", "n_classes"), [(3, 2), (67, 24), (130, 3)])
+def test_separability_distances(n_channels, n_classes, seed, monkeypatch):
+    values = statistics(n_channels, n_classes)
+    assert_equal("separability_distances", values, cuda=backend(seed=seed))
     monkeypatch.setattr("actprune_gpu.backends.cuda.separability._TILE_BYTES", 8 * n_channels * 7)
-    assert_equal("separability_distances", values)
+    assert_equal("separability_distances", values, cuda=backend(seed=seed))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -95,8 +114,8 @@ def test_affinities(n, seed):
 def test_affinities_of_coinciding_points():
     rows = torch.zeros((40, 2), dtype=torch.float64)
     rows[5] = 3.0
-    assert_equal("affinities", CPU.pairwise_distances(rows), 5.0)
-    assert_equal("affinities", CPU.pairwise_distances(rows * 0.0), 5.0)
+    assert_equal("affinities", made("pairwise_distances", rows), 5.0)
+    assert_equal("affinities", made("pairwise_distances", rows * 0.0), 5.0)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -108,34 +127,34 @@ def test_principal_axes(n, seed):
 @pytest.mark.parametrize("n", [3, 20])
 def test_principal_axes_of_points_on_a_line_or_a_spot(n):
     line = torch.arange(n, dtype=torch.float64)[:, None]
-    assert_equal("principal_axes", CPU.pairwise_distances(line))
-    assert_equal("principal_axes", CPU.pairwise_distances(line * 0.0))
+    assert_equal("principal_axes", made("pairwise_distances", line))
+    assert_equal("principal_axes", made("pairwise_distances", line * 0.0))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(("n", "n_iter"), [(3, 60), (37, 30), (70, 5)])
 def test_tsne(n, n_iter, seed):
     distances = squared(n)
-    p = CPU.affinities(distances, min(10.0, (n - 1) / 3))
-    start = CPU.principal_axes(distances) * 1e-4
+    p = made("affinities", distances, min(10.0, (n - 1) / 3))
+    start = made("principal_axes", distances) * 1e-4
     assert_equal("tsne", p, start, n_iter, 12.0, [10.0, 50.0], cuda=backend(seed=seed))
 
 
 def test_tsne_past_the_exploration_and_when_the_gradient_vanishes():
     distances = squared(12)
-    p, start = CPU.affinities(distances, 3.0), CPU.principal_axes(distances)
+    p, start = made("affinities", distances, 3.0), made("principal_axes", distances)
     assert_equal("tsne", p, start, 320, 4.0, [5.0])
     # Two points that attract each other come to rest; this must end before its iterations do.
     pair = torch.tensor([[0.0, 0.5], [0.5, 0.0]])
     start = torch.tensor([[0.0, 1.0], [0.0, -1.0]], dtype=torch.float64)
-    assert CPU.tsne(pair, start, 900, 1.0, [0.5])[0][2] < 900
+    assert made("tsne", pair, start, 900, 1.0, [0.5])[0][2] < 900
     assert_equal("tsne", pair, start, 900, 1.0, [0.5])
 
 
 @pytest.mark.skipif(ON_GPU, reason="a GPU has the shared memory that it has")
 def test_tsne_where_the_coordinates_do_not_fit_into_shared_memory():
     distances = squared(40)
-    p, start = CPU.affinities(distances, 9.0), CPU.principal_axes(distances)
+    p, start = made("affinities", distances, 9.0), made("principal_axes", distances)
     assert_equal("tsne", p, start, 20, 12.0, [5.0], cuda=backend(shared_memory=1100))
 
 
@@ -148,9 +167,10 @@ def test_kmedoids_sweep(points, n, seed):
     assert_equal("kmedoids_sweep", [points(n, n)], cuda=backend(seed=seed))
 
 
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("points", [uniform, doubled])
-def test_kmedoids_sweep_in_segments(points):
-    assert_equal("kmedoids_sweep", [points(400)])
+def test_kmedoids_sweep_in_segments(points, seed):
+    assert_equal("kmedoids_sweep", [points(400)], cuda=backend(seed=seed))
 
 
 def test_kmedoids_sweeps_of_several_layers_in_one_launch():
@@ -168,27 +188,9 @@ def test_kmedoids_sweep_with_its_state_in_global_memory(monkeypatch):
     assert_equal("kmedoids_sweep", [uniform(40), uniform(5)])
 
 
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("points", [uniform, doubled])
 @pytest.mark.parametrize(("n", "k"), [(3, 2), (300, 2), (300, 77)])
-def test_simplified_silhouette(points, n, k):
-    medoids = torch.from_numpy(np.random.default_rng(k).permutation(n)[:k])
-    assert_equal("simplified_silhouette", points(n), medoids)
-
-
-@pytest.mark.skipif(ON_GPU, reason="a GPU has the memory that it has")
-def test_what_does_not_fit_is_refused_with_the_bytes_needed():
-    cuda = backend(memory=100_000)
-    with pytest.raises(InputError, match=r"sweep of 300 points needs [\d,]+ bytes on cpu, 100,000"):
-        cuda.kmedoids_sweep([uniform(300)])
-    with pytest.raises(InputError, match="the affinities of 130 points needs"):
-        cuda.affinities(squared(130), 10.0)
-    with pytest.raises(InputError, match="the separability of 67 channels needs"):
-        cuda.separability_distances(statistics(67, 24))
-    assert not cuda.launcher.launches
-
-
-@pytest.mark.skipif(ON_GPU, reason="a GPU has the memory that it has")
-def test_layers_that_do_not_fit_at_once_are_swept_in_batches():
-    cuda = backend(memory=200_000)
-    assert_equal("kmedoids_sweep", [uniform(40), uniform(50), uniform(45)], cuda=cuda)
-    assert 1 < cuda.launcher.launches["kmedoids_chain"] <= 3
+def test_simplified_silhouette(points, n, k, seed):
+    medoids = torch.from_numpy(np.random.RandomState(k).permutation(n)[:k])
+    assert_equal("simplified_silhouette", points(n), medoids, cuda=backend(seed=seed))

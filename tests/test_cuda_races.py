@@ -10,7 +10,8 @@ from emulator.mutants import mutants, noticed_by
 from helpers import random_moments
 
 from actprune_gpu.backends.cpu import CpuBackend
-from actprune_gpu.backends.cuda import CudaBackend
+from actprune_gpu.backends.cuda import CudaBackend, kmedoids, sources
+from actprune_gpu.moments import ClassMoments
 from actprune_gpu.separability import class_statistics
 
 CPU = CpuBackend()
@@ -52,6 +53,19 @@ def check_silhouette(launcher):
 
 def check_separability(launcher):
     equal("separability_distances", STATISTICS)(launcher)
+    equal("jeffries_matusita", STATISTICS)(launcher)
+
+
+def check_moments(launcher):
+    features = torch.rand((2, 5, 3, 4), generator=torch.Generator().manual_seed(0))
+    cells = torch.tensor([[0, 1, 2], [1, 2, 3], [0, 0, 0], [1, 1, 1]])
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        arguments = features.to(dtype), cells, torch.tensor([0, 2, 0, 1])
+        ours, theirs = (ClassMoments.zeros(5, "abc") for _ in range(2))
+        into = (ours.count, ours.mean, ours.m2)
+        CudaBackend(launcher).gather_class_moments(*arguments, into)
+        CPU.gather_class_moments(*arguments, (theirs.count, theirs.mean, theirs.m2))
+        assert ours == theirs
 
 
 CHECKS = {
@@ -61,12 +75,29 @@ CHECKS = {
     "kmedoids.cu": check_sweep,
     "silhouette.cu": check_silhouette,
     "separability.cu": check_separability,
+    "moments.cu": check_moments,
 }
 
 
 @pytest.mark.parametrize("file", CHECKS)
 def test_no_races(file):
-    CHECKS[file](EmulatedLauncher(race=True, seed=3, preempt=True))
+    launcher = EmulatedLauncher(race=True, seed=3, preempt=True)
+    CHECKS[file](launcher)
+    # Only many points need it, and those take too long here: see the test below.
+    assert set(sources.kernels(file)) - set(launcher.launches) <= {"kmedoids_grow"}
+
+
+def test_no_races_where_many_points_begin():
+    launcher = EmulatedLauncher(race=True, seed=3, preempt=True)
+    sweeps = kmedoids._Sweeps(launcher, [POINTS])
+    (problem,) = sweeps.problems
+    starts = torch.zeros((3, problem.n_words), dtype=torch.int32)
+    starts[0] = sweeps.first_medoid(problem)
+    wanted = torch.tensor([1, 2, 5], dtype=torch.int32)  # numbers of medoids to note down
+    sweeps.run("kmedoids_grow", [problem.chain(0, 1, 3)._replace(rows=0)], starts, wanted)
+    words = starts.flatten().tolist()
+    assert [word.bit_count() for word in words] == [1, 2, 5]
+    assert words[0] & words[1] & words[2] == words[0]  # none is given up
 
 
 def noticed(mutant):

@@ -4,11 +4,21 @@ import numpy as np
 import pytest
 import torch
 from cuda_device import DEVICE, ON_GPU, backend
-from helpers import moments_of, planted_moments, same
 
-for package in ("numba", "kneed", "pydantic"):
+for package in ("numba", "kneed", "pydantic", "hypothesis"):
     pytest.importorskip(package)
-from actprune_gpu import SelectionConfig, backends, select_channels  # noqa: E402
+from helpers import moments_of, planted_moments, same  # noqa: E402
+
+from actprune_gpu import (  # noqa: E402
+    ClassMoments,
+    SelectionConfig,
+    backends,
+    jeffries_matusita,
+    kmedoids_sweep,
+    select_channels,
+    simplified_silhouette,
+    tsne,
+)
 from actprune_gpu.layers import select_layers  # noqa: E402
 
 CUDA = backend()
@@ -61,13 +71,54 @@ def test_a_degenerate_layer(request):
     )
 
 
-def test_real_layers_at_once(request, real_moments):
-    of_width = {m.n_channels: name for name, m in real_moments.items() if m.n_channels <= 64}
+# All iterations where they take seconds on the emulator, and some of them with more channels.
+@pytest.mark.parametrize(("widths", "n_iter"), [((16, 32), 1000), ((16, 32, 64), 60)])
+def test_real_layers_at_once(widths, n_iter, request, real_moments):
+    of_width = {m.n_channels: name for name, m in real_moments.items() if m.n_channels in widths}
     layers = {name: real_moments[name] for name in of_width.values()}
     weights = {name: torch.arange(m.n_channels) for name, m in layers.items()}
-    config = SelectionConfig(n_iter=60)
+    config = SelectionConfig(n_iter=n_iter)
     theirs = select_layers(layers, weights, config=config)
     device = request.getfixturevalue("on_cuda")
     moved = {name: moments.to(device) for name, moments in layers.items()}
-    for name, ours in select_layers(moved, weights, config=config).items():
-        assert_equal_selections(ours, theirs[name])
+    ours = select_layers(moved, weights, config=config)
+    assert len(ours) == len(theirs) == len(widths)
+    for name in ours:
+        assert_equal_selections(ours[name], theirs[name])
+
+
+def strided(tensor):
+    """The same numbers behind others and with others between them."""
+    shape = [2 * size + 1 for size in tensor.shape]
+    wide = torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
+    view = wide[tuple(slice(1, None, 2) for _ in shape)]
+    return view.copy_(tensor)
+
+
+def test_tensors_that_do_not_lie_in_order(on_cuda):
+    """At every public function: the kernels themselves take tensors as they are said to be."""
+    moments, _ = planted_moments(6, 4)
+    moments = moments.to(on_cuda)
+    spread = ClassMoments(
+        *map(strided, (moments.count, moments.mean, moments.m2)), moments.class_names
+    )
+    assert not spread.mean.is_contiguous()
+    matrix = jeffries_matusita(moments).matrix
+    assert torch.equal(jeffries_matusita(spread).matrix, matrix)
+    start = torch.rand((24, 2), generator=torch.Generator().manual_seed(1)).to(on_cuda)
+    points = tsne(matrix, n_iter=20, init=start).embedding
+    assert torch.equal(tsne(strided(matrix), n_iter=20, init=strided(start)).embedding, points)
+    # Of any type: float64 is handed on without a copy that would put it in order.
+    points = points.double()
+    ours, theirs = kmedoids_sweep(strided(points)), kmedoids_sweep(points)
+    assert torch.equal(ours.loss, theirs.loss)
+    assert torch.equal(ours.clustering(5).cluster_labels, theirs.clustering(5).cluster_labels)
+    medoids = torch.tensor([7, 1, 4], device=on_cuda)
+    score = simplified_silhouette(points, medoids)
+    assert simplified_silhouette(strided(points), strided(medoids)) == score
+    config = SelectionConfig(n_iter=20)
+    weights = torch.arange(24.0, device=on_cuda)
+    assert_equal_selections(
+        select_channels(spread, strided(weights), config=config),
+        select_channels(moments, weights, config=config),
+    )

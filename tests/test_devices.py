@@ -1,11 +1,8 @@
 """Devices by name, the errors that name the missing piece, and the launcher's calls to CuPy."""
 
 import logging
-import shutil
-import subprocess
 import sys
 import types
-import zipfile
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,9 +12,9 @@ import pytest
 import torch
 
 from actprune_gpu.backends import backend_of
-from actprune_gpu.backends.cuda import binaries, nvrtc, sources
+from actprune_gpu.backends.cuda import binaries, nvrtc
 from actprune_gpu.cli.main import run
-from actprune_gpu.devices import resolve_device
+from actprune_gpu.devices import resolve_device, resolve_devices
 from actprune_gpu.errors import BackendUnavailableError, InputError
 
 
@@ -315,19 +312,12 @@ def test_env_says_what_is_there_and_what_is_missing(capsys):
         assert "pip install 'actprune_gpu[cuda13]'" in printed
 
 
-def test_wheels_hold_the_sources(tmp_path, monkeypatch):
-    # Of a copy, so that nothing is left in the checkout, nor taken from it.
-    root = tmp_path / "checkout"
-    left_out = shutil.ignore_patterns(
-        ".*", "*.egg-info", "__pycache__", "build", "runs", "tests", "bench"
-    )
-    shutil.copytree(sources.folder().parent, root, ignore=left_out)
-    monkeypatch.setenv("ACTPRUNE_GPU_NVCC", "0")
-    options = ["--no-deps", "--no-build-isolation", "--quiet", "-w", str(tmp_path)]
-    command = [sys.executable, "-m", "pip", "wheel", *options, str(root)]
-    subprocess.run(command, check=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    shipped = {name.removeprefix("actprune_gpu/csrc/") for name in names if "csrc/" in name}
-    assert shipped == {path.name for path in sources.folder().iterdir()}
-    assert not any("fatbin" in name for name in names)
+def test_automatic_work_is_spread_over_all_gpus(gpu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    capability = {0: (9, 0), 1: (9, 0), 2: (7, 5), None: (9, 0)}  # the last one is too old
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capability.__getitem__)
+    assert resolve_devices("auto") == [torch.device("cuda", 1), torch.device("cuda", 0)]
+    assert resolve_devices("cuda") == [torch.device("cuda", 1)]
+    assert resolve_devices("cuda:0") == [torch.device("cuda", 0)]
+    assert resolve_devices("cpu") == [torch.device("cpu")]

@@ -102,11 +102,6 @@ def test_selections_by_another_engine(install):
     assert config.model_dump()["engine"] == "tsnecuda"
 
 
-class FailsToStart(FakeTSNE):
-    def __init__(self, **options):
-        raise RuntimeError("CUDA error:\nno device")
-
-
 class FailsToFit(FakeTSNE):
     def fit_transform(self, *arguments):
         raise MemoryError("out of memory")
@@ -120,9 +115,62 @@ class NotFinite(FakeTSNE):
     result = staticmethod(lambda n: np.full((n, 2), np.nan))
 
 
+class FailsToStart(FakeTSNE):
+    def __init__(self, **options):
+        raise RuntimeError("CUDA error:\nno device")
+
+
+class Leaves(FakeTSNE):
+    def __init__(self, **options):
+        raise SystemExit("no licence")
+
+
+class NoNumbers(FakeTSNE):
+    result = staticmethod(lambda n: ["a", "b"])
+
+
+class OnTheGPU:
+    """An array of CuPy's, as far as its class says."""
+
+    __module__ = "cupy"
+    values = np.random.default_rng(2).random((40, 2))
+
+    def get(self):
+        return self.values
+
+
+def test_results_on_the_gpu_are_fetched(install, monkeypatch):
+    monkeypatch.setattr(FakeTSNE, "result", staticmethod(lambda n: OnTheGPU()))
+    install("tsnecuda", FakeTSNE)
+    result = tsne(ROWS, engine="tsnecuda")
+    np.testing.assert_array_equal(result.embedding, OnTheGPU.values.astype(np.float32))
+
+
+class NoSignature(FakeTSNE):
+    __signature__ = 5
+
+
+def test_a_constructor_without_a_signature_is_reported(install):
+    install("cuml", NoSignature)
+    with pytest.raises(BackendUnavailableError, match=r"TypeError: unexpected .*cuml-cu13"):
+        tsne(ROWS, engine="cuml", init="random")
+
+
+@pytest.mark.parametrize("made", [FailsToStart, Leaves])
+def test_a_constructor_that_fails_is_reported_before_any_work(install, made, tmp_path, capsys):
+    """As that of tsnecuda's wheel does: its import finds nothing amiss."""
+    install("tsnecuda", made)
+    status = run(["prune", "--engine", "tsnecuda", "--out", str(tmp_path / "out")])
+    assert status == 2
+    assert "conda install -c conda-forge tsnecuda" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("made", "message"),
     [
+        (Leaves, "SystemExit: no licence"),
+        (NoNumbers, "ValueError: could not convert"),
         (FailsToStart, "RuntimeError: CUDA error: no device"),
         (FailsToFit, "MemoryError: out of memory"),
         (WrongShape, r"gave no finite embedding \[40, 2\], got \[40, 3\]"),
@@ -154,6 +202,17 @@ def test_an_import_that_fails_is_reported_before_any_work(monkeypatch, tmp_path,
     assert status == 2
     assert "libcudart.so.10.2" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_env_says_which_engines_work(install, monkeypatch, capsys):
+    install("cuml", NewCuml)
+    monkeypatch.delitem(sys.modules, "tsnecuda", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [BrokenFinder(), *sys.meta_path])
+    assert run(["env"]) == 0
+    printed = capsys.readouterr().out
+    assert "cuml          can be started" in printed
+    assert "libcudart.so.10.2" in printed
+    assert "conda install -c conda-forge tsnecuda" in printed
 
 
 def test_engines_that_do_not_exist():

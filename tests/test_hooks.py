@@ -65,7 +65,7 @@ def test_capture_outputs_gives_what_the_layers_put_out():
 
 def test_capture_outputs_keeps_only_what_is_asked_for():
     model = network()
-    with capture_outputs(model, ["0"], keep=lambda output: output[:, :, 0, 0]) as outputs:
+    with capture_outputs(model, ["0"], keep=lambda layer, output: output[:, :, 0, 0]) as outputs:
         model(torch.rand(2, 3, 8, 8))
     assert outputs["0"].shape == (2, 4)
 

@@ -7,77 +7,27 @@ import numpy as np
 import pytest
 import torch
 from helpers import complains
+from networks import (
+    Net,
+    conv,
+    difference,
+    random_keep,
+    randomise,
+    run,
+    silence,
+    tensors,
+    yolo_network,
+)
 from torch import nn
 
 from actprune_gpu.pruning.remove import remove_channels
 from actprune_gpu.pruning.trace import trace_channels
+from actprune_gpu.pruning.zero import expand_channels
 
 ARCHITECTURES = (
     *("yolov5nu", "yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo12n", "yolo26n"),
     *("yolov8n-seg", "yolov8n-pose", "yolo11n-obb", "yolo26n-pose"),
 )
-
-
-def randomise(model):
-    """As after training: no two channels alike, in running statistics too."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.3)
-    return model
-
-
-def tensors(result):
-    """All tensors that a network puts out, but for the feature maps that go along."""
-    if isinstance(result, torch.Tensor):
-        return [result]
-    if isinstance(result, dict):
-        return [t for key, value in result.items() if key != "feats" for t in tensors(value)]
-    return [t for value in result for t in tensors(value)]
-
-
-def run(model, image):
-    with torch.no_grad():
-        return tensors(model(image))
-
-
-def difference(first, second):
-    """The largest difference, relative to the largest value of its tensor."""
-    assert [t.shape for t in first] == [t.shape for t in second]
-    assert all(torch.isfinite(t).all() for t in (*first, *second))
-    return max(
-        float((a - b).abs().max() / b.abs().max().clamp(min=1))
-        for a, b in zip(first, second, strict=True)
-    )
-
-
-def random_keep(graph, seed, share=0.6):
-    """A random part of every group; groups of one size, as twins are, keep equally many."""
-    rng = np.random.default_rng(seed)
-    return {
-        group.name: rng.permutation(group.n_channels)[: max(1, int(share * group.n_channels))]
-        for group in graph.groups
-    }
-
-
-def silence(model, graph, keep):
-    """Make what is not in ``keep`` zero wherever it is written, by each group's list of members.
-
-    Zero stays zero in all that these networks do between convolutions.
-    """
-    for name, numbers in keep.items():
-        dropped = np.setdiff1d(np.arange(graph[name].n_channels), numbers)
-        for layer, rows in graph[name].members.items():
-            for module in model.get_submodule(layer).modules():
-                if isinstance(module, nn.ConvTranspose2d):
-                    module.weight.data[:, rows[dropped]] = 0
-                elif isinstance(module, nn.Conv2d | nn.BatchNorm2d):
-                    module.weight.data[rows[dropped]] = 0
-                if getattr(module, "bias", None) is not None:
-                    module.bias.data[rows[dropped]] = 0
-    return model
 
 
 class Case:
@@ -86,15 +36,13 @@ class Case:
     def __init__(self, name):
         from actprune_gpu.models.ultralytics.channels import shrink_model, trace_model
 
-        torch.manual_seed(0)
-        self.model = randomise(pytest.importorskip("ultralytics").YOLO(f"{name}.yaml").model)
-        self.model.eval()
-        self.shrunk = deepcopy(self.model)
-        self.graph = trace_model(self.shrunk)
+        self.model = yolo_network(name)
+        self.graph = trace_model(self.model)
         self.keep = random_keep(self.graph, seed=1)
-        stays = self.graph.kept(self.keep)
-        self.full, self.cost = self.graph.cost(self.graph.kept({})), self.graph.cost(stays)
-        shrink_model(self.shrunk, self.graph, stays)
+        self.stays = self.graph.kept(self.keep)
+        self.full, self.cost = self.graph.cost(self.graph.kept({})), self.graph.cost(self.stays)
+        self.shrunk, graph = deepcopy((self.model, self.graph))
+        shrink_model(self.shrunk, graph, self.stays)
         self.image = torch.rand(2, 3, 96, 64)
 
 
@@ -134,6 +82,14 @@ def test_what_remains_is_the_network_with_silent_channels(case):
     assert any(p.grad is not None and p.grad.any() for p in small.parameters())
 
 
+def test_what_remains_fits_back_into_the_old_shapes(case):
+    whole, graph = deepcopy((case.model, case.graph))
+    expand_channels(whole, case.shrunk, graph, case.stays)
+    shapes = {name: value.shape for name, value in case.model.state_dict().items()}
+    assert {name: value.shape for name, value in whole.state_dict().items()} == shapes
+    assert difference(run(whole, case.image), run(case.shrunk, case.image)) < 1e-4
+
+
 def test_what_remains_is_an_ordinary_network(case):
     for module in case.shrunk.modules():
         assert type(module).__module__.startswith(("ultralytics.", "torch.")), type(module)
@@ -167,8 +123,7 @@ def test_blocks_remember_their_new_widths(case):
 def test_one_channel_of_every_group_is_enough(name):
     from actprune_gpu.models.ultralytics.channels import shrink_model, trace_model
 
-    torch.manual_seed(0)
-    model = randomise(pytest.importorskip("ultralytics").YOLO(f"{name}.yaml").model).eval()
+    model = yolo_network(name)
     graph = trace_model(model)
     keep = random_keep(graph, seed=2, share=0)
     image = torch.rand(1, 3, 64, 64)
@@ -211,25 +166,8 @@ def test_other_heads_are_refused():
 # Small networks, whose channels can be followed by hand.
 
 
-class Net(nn.Module):
-    """Runs ``wire(net, image)`` over named convolutions."""
-
-    def __init__(self, wire, **modules):
-        super().__init__()
-        self.wire = wire
-        for name, module in modules.items():
-            self.add_module(name, module)
-
-    def forward(self, x):
-        return self.wire(self, x)
-
-
 class Block(nn.Sequential):
     """A convolution and its normalization, one layer to the user."""
-
-
-def conv(n_in, n_out, size=3, **settings):
-    return nn.Conv2d(n_in, n_out, size, padding=size // 2, **settings)
 
 
 def halves(net, x):
@@ -339,14 +277,11 @@ NETS = {
     ),
     "an operation that nobody knows": (
         lambda: Net(
-            lambda n, x: n.d(n.c(n.a(x)).flatten(1)),
-            a=conv(3, 8),
-            c=conv(8, 2),
-            d=nn.Linear(2 * 8 * 8, 5),
+            lambda n, x: n.d(n.c(n.a(x)).cumsum(1)), a=conv(3, 8), c=conv(8, 4), d=conv(4, 5)
         ),
         {"a": {"a": every(8)}},
         (),
-        {"c": "which is not followed"},
+        {"c": "cumsum, which is not followed", "d": "puts them out"},
     ),
     "a gate of one number for each image": (
         lambda: Net(gated, a=conv(3, 8), c=conv(8, 4)),
@@ -361,9 +296,12 @@ NETS = {
             fixed=nn.Sequential(conv(8, 8), conv(8, 6)),
             c=conv(6, 4),
         ),
-        {"fixed.0": {"fixed.0": every(8)}},
+        {},
         (),
-        {"a": "Sequential fixes", "fixed.1": "Sequential fixes", "c": "puts them out"},
+        {
+            **{"a": "Sequential fixes", "fixed.0": "Sequential fixes"},
+            **{"fixed.1": "Sequential fixes", "c": "puts them out"},
+        },
     ),
 }
 

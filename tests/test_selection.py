@@ -351,3 +351,14 @@ def test_a_fresh_process_gives_the_same_bits(planted):
     assert loss == here.loss.tolist()
     assert mss == here.mss.tolist()
     assert bits == here.embedding.view(torch.int32).tolist()
+
+
+def test_the_number_of_pytorchs_threads_stays():
+    """Numba shares OpenMP with it; another number makes convolutions round differently."""
+    code = (
+        "import torch; torch.set_num_threads(1)\n"
+        "from actprune_gpu.backends.cpu.threads import n_threads\n"
+        "n_threads()\n"
+        "assert torch.get_num_threads() == 1, torch.get_num_threads()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

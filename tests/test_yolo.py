@@ -5,9 +5,11 @@ import subprocess
 import sys
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from helpers import complains
+from networks import difference, run
 
 pytest.importorskip("ultralytics")
 
@@ -15,8 +17,11 @@ from actprune_gpu import SelectionConfig, yolo
 from actprune_gpu.demo import CHECKPOINT
 from actprune_gpu.layers import select_layers
 from actprune_gpu.models.hooks import capture_outputs
-from actprune_gpu.models.ultralytics.checkpoint import conv_blocks, load_checkpoint
+from actprune_gpu.models.ultralytics.channels import trace_model
+from actprune_gpu.models.ultralytics.checkpoint import load_checkpoint
+from actprune_gpu.pruning.groups import moments_of
 from actprune_gpu.pruning.plan import PruningPlan
+from actprune_gpu.pruning.step import full_cost
 
 # Opens and runs a checkpoint where this package cannot be imported.
 ELSEWHERE = """
@@ -38,12 +43,20 @@ def pruned(shapes, tmp_path_factory):
 
 
 def assert_dropped_channels_are_zero(model, plan, image):
-    names = [layer.name for layer in plan.layers]
+    names = list(dict.fromkeys(layer for group in plan.groups for layer in group.members))
     with capture_outputs(model, names) as outputs, torch.no_grad():
         model(image)
-        for layer in plan.layers:
-            assert not outputs[layer.name][:, layer.drop].any(), layer.name
-            assert outputs[layer.name][:, layer.keep].any(), layer.name
+    for group in plan.groups:
+        for layer, channels in group.members.items():
+            at = np.array(channels)
+            assert not outputs[layer][:, at[group.drop]].any(), (group.name, layer)
+            assert outputs[layer][:, at[group.keep]].any(), (group.name, layer)
+
+
+def width(model, layer):
+    """Number of channels that a layer puts out."""
+    block = model.get_submodule(layer)
+    return getattr(block, "conv", block).out_channels
 
 
 def test_everything_is_written_and_fits_together(pruned):
@@ -54,13 +67,34 @@ def test_everything_is_written_and_fits_together(pruned):
     ]
     assert PruningPlan.load(pruned.files["plan"]) == pruned.plan
     stored = load_checkpoint(pruned.files["model"])
-    names = [layer.name for layer in pruned.plan.layers]
-    assert names == list(conv_blocks(stored.model))
-    for layer in pruned.plan.layers:
-        assert len(layer.keep) == layer.k
-        assert 0.25 * layer.channels <= layer.k <= 0.5 * layer.channels
-        assert layer.curves.ks == list(range(2, layer.channels))
-    assert_dropped_channels_are_zero(stored.model, pruned.plan, torch.rand(1, 3, 96, 96))
+    graph = trace_model(load_checkpoint(CHECKPOINT).model)
+    assert [group.name for group in pruned.plan.groups] == [group.name for group in graph.groups]
+    left = {}
+    for group in pruned.plan.groups:
+        assert len(group.keep) == group.k
+        assert 0.25 * group.channels <= group.k <= 0.5 * group.channels
+        assert group.curves.ks == list(range(2, group.channels))
+        for layer in group.members:
+            left[layer] = left.get(layer, 0) + group.k
+    assert left == {layer: width(stored.model, layer) for layer in left}
+    cost = trace_model(stored.model).cost(np.ones(trace_model(stored.model).n_channels, bool))
+    assert cost == graph.cost(graph.kept(pruned.plan.keep))
+
+
+def test_zeroed_channels_put_out_zero_and_the_rest_what_the_removed_model_does(pruned, tmp_path):
+    with pytest.warns(UserWarning, match="needs a data set"):
+        zeroed, removed = (
+            load_checkpoint(
+                yolo.apply(pruned.plan, CHECKPOINT, out=tmp_path / mode, mode=mode).files["model"]
+            ).model
+            for mode in ("zero", "remove")
+        )
+    shapes = {name: value.shape for name, value in zeroed.state_dict().items()}
+    original = load_checkpoint(CHECKPOINT).model.state_dict()
+    assert shapes == {name: value.shape for name, value in original.items()}
+    image = torch.rand(1, 3, 96, 96)
+    assert_dropped_channels_are_zero(zeroed, pruned.plan, image)
+    assert difference(run(removed, image), run(zeroed, image)) < 1e-4
 
 
 def test_the_model_opens_where_this_package_is_missing(pruned):
@@ -79,8 +113,8 @@ def test_a_second_run_writes_the_same_plan(pruned, shapes, tmp_path):
     assert again.files["plan"].read_bytes() == pruned.files["plan"].read_bytes()
 
 
-def test_a_plan_is_replayed_without_data(pruned, tmp_path):
-    replayed = yolo.apply(pruned.files["plan"], CHECKPOINT, out=tmp_path / "replayed")
+def test_a_plan_is_replayed(pruned, shapes, tmp_path):
+    replayed = yolo.apply(pruned.files["plan"], CHECKPOINT, shapes, out=tmp_path / "replayed")
     assert set(replayed.files) == {"model", "plan"}
     first = load_checkpoint(pruned.files["model"]).model.state_dict()
     second = load_checkpoint(replayed.files["model"]).model.state_dict()
@@ -88,26 +122,119 @@ def test_a_plan_is_replayed_without_data(pruned, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_without_data_a_plan_is_carried_out_but_nothing_repaired(pruned, tmp_path):
+    with pytest.warns(UserWarning, match=r"reconstruct\+bn, needs a data set"):
+        replayed = yolo.apply(pruned.files["plan"], CHECKPOINT, out=tmp_path / "replayed")
+    assert replayed.plan.repair == "none"
+    assert replayed.plan.keep == pruned.plan.keep
+    cut = load_checkpoint(replayed.files["model"]).model.state_dict()
+    original = load_checkpoint(CHECKPOINT).model.state_dict()
+    group = pruned.plan.groups[0]
+    kept = np.array(group.members[group.name])[group.keep]
+    name = f"{group.name}.conv.weight"
+    assert torch.equal(cut[name], original[name][kept])
+
+
 def test_a_plan_for_another_file_is_carried_out_with_a_warning(pruned, tmp_path):
+    other = tmp_path / "other.pt"
+    contents = torch.load(CHECKPOINT, weights_only=False)
+    torch.save({**contents, "note": "not the same file"}, other)
     with pytest.warns(UserWarning, match="another file"):
-        yolo.apply(pruned.plan, pruned.files["model"], out=tmp_path / "out")
+        yolo.apply(pruned.plan.model_copy(update={"repair": "none"}), other, out=tmp_path / "out")
 
 
 def test_settings_reach_the_plan(shapes, tmp_path):
     config = SelectionConfig(criterion="gamma", budget=(0.5, 0.75), round_to=4)
     result = yolo.prune(
-        CHECKPOINT, shapes, out=tmp_path / "out", layers=["model.6.*", "model.7"], config=config
+        CHECKPOINT,
+        shapes,
+        out=tmp_path / "out",
+        layers=["model.6.*", "model.7"],
+        protect=["model.6.m.*"],
+        config=config,
+        repair="mean",
+        repair_images=8,
     )
-    assert [layer.name for layer in result.plan.layers][-1] == "model.7"
-    assert all(layer.name.startswith(("model.6.", "model.7")) for layer in result.plan.layers)
-    assert all(layer.k == layer.channels * 3 // 4 for layer in result.plan.layers)
-    assert result.plan.config == config
+    plan = result.plan
+    assert [group.name for group in plan.groups] == ["model.6.cv2", "model.7"]
+    assert all(group.k == group.channels * 3 // 4 for group in plan.groups)
+    assert plan.config == config
+    assert (plan.repair, plan.repair_images, plan.mode) == ("mean", 8, "remove")
 
 
-def test_layers_in_one_call_are_layers_one_by_one(pruned):
-    blocks = conv_blocks(load_checkpoint(CHECKPOINT).model)
-    moments = {name: pruned.gathered.moments[name] for name in list(blocks)[:6]}
-    weights = {name: yolo.layer_weights(blocks[name]) for name in moments}
+@pytest.mark.parametrize(
+    ("targets", "round_to"),
+    [
+        ({"target_flops": 0.5}, 1),
+        ({"target_params": 0.6}, 1),
+        ({"target_flops": 0.7, "target_params": 0.4}, 1),
+        ({"target_flops": 0.5}, 4),
+    ],
+)
+def test_targets_are_met_within_a_hundredth(shapes, tmp_path, targets, round_to):
+    config = SelectionConfig(criterion="l1", round_to=round_to, min_channels=4)
+    result = yolo.prune(
+        CHECKPOINT, shapes, out=tmp_path / "out", config=config, repair="none", images=16, **targets
+    )
+    before = full_cost(trace_model(load_checkpoint(CHECKPOINT).model))
+    after = full_cost(trace_model(load_checkpoint(result.files["model"]).model))
+    shares = {
+        "target_flops": after.flops / before.flops,
+        "target_params": after.parameters / before.parameters,
+    }
+    assert all(shares[name] <= share for name, share in targets.items())
+    # With several targets one of them is the narrow one.
+    assert max(shares[name] / share for name, share in targets.items()) > 0.99
+    assert all(group.k % round_to == 0 and group.k >= 4 for group in result.plan.groups)
+    assert result.plan.targets == {
+        name.removeprefix("target_"): share for name, share in targets.items()
+    }
+
+
+def test_steps_meet_the_target_together(shapes, tmp_path):
+    calls = []
+    result = yolo.prune(
+        CHECKPOINT,
+        shapes,
+        out=tmp_path / "out",
+        config=SelectionConfig(criterion="l2"),
+        target_flops=0.5,
+        steps=2,
+        repair="bn",
+        repair_images=8,
+        images=16,
+        progress=lambda *call: calls.append(call),
+    )
+    before = full_cost(trace_model(load_checkpoint(CHECKPOINT).model))
+    stored = load_checkpoint(result.files["model"]).model
+    after = full_cost(trace_model(stored))
+    assert 0.49 < after.flops / before.flops <= 0.5
+    assert sum(call == ("images", 16, 16) for call in calls) == 2
+    for group in result.plan.groups:
+        assert set(group.keep) <= set(group.candidates)
+        assert len(group.weights) == len(group.candidates)
+        assert all(width(stored, layer) >= len(group.keep) for layer in group.members)
+    assert any(len(group.candidates) < group.channels for group in result.plan.groups)
+
+
+def test_repair_brings_accuracy_back(shapes, tmp_path):
+    # Equal shares: where damage decides, the demo hardly needs repair.
+    config = SelectionConfig(criterion="l2")
+    pruned = yolo.prune(
+        CHECKPOINT, shapes, out=tmp_path / "pruned", config=config, target_flops=0.75
+    )
+    with pytest.warns(UserWarning, match="needs a data set"):
+        cut = yolo.apply(pruned.plan, CHECKPOINT, out=tmp_path / "cut")
+    size = yolo.trained_image_size(load_checkpoint(CHECKPOINT))
+    before, after = (yolo.validate(model, shapes, size) for model in (cut.model, pruned.model))
+    assert before["map50"] < 0.5
+    assert after["map50"] > 0.8
+
+
+def test_groups_in_one_call_are_groups_one_by_one(pruned):
+    groups = trace_model(load_checkpoint(CHECKPOINT).model).groups[:6]
+    moments = moments_of(groups, pruned.gathered.moments)
+    weights = {group.name: torch.rand(group.n_channels) for group in groups}
     together = select_layers(moments, weights)
     assert list(together) == list(moments)
     for name in moments:
@@ -116,15 +243,16 @@ def test_layers_in_one_call_are_layers_one_by_one(pruned):
         assert torch.equal(alone.embedding, together[name].embedding)
 
 
-def test_random_layers_differ(pruned):
-    blocks = conv_blocks(load_checkpoint(CHECKPOINT).model)
-    names = ["model.6.m.0.cv1", "model.6.m.0.cv2"]
+def test_random_groups_differ(pruned):
+    groups = [
+        g for g in trace_model(load_checkpoint(CHECKPOINT).model).groups if g.n_channels == 32
+    ]
     selections = select_layers(
-        {name: pruned.gathered.moments[name] for name in names},
-        {name: yolo.layer_weights(blocks[name]) for name in names},
+        moments_of(groups[:2], pruned.gathered.moments),
+        {group.name: torch.ones(group.n_channels) for group in groups},
         config=SelectionConfig(criterion="random"),
     )
-    first, second = (selections[name].keep for name in names)
+    first, second = (selection.keep for selection in selections.values())
     assert len(first) == len(second)
     assert not torch.equal(first, second)
 
@@ -138,7 +266,8 @@ def test_an_interrupted_run_goes_on(pruned, shapes, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         yolo.prune(CHECKPOINT, shapes, out=out, progress=interrupt)
-    assert [file.name for file in out.iterdir()] == ["moments.safetensors"]
+    kept = ["moments.safetensors", "moments.shards.safetensors"]
+    assert sorted(file.name for file in out.iterdir()) == kept
     with complains("out", "force"):
         yolo.prune(CHECKPOINT, shapes, out=out)
     resumed = yolo.prune(CHECKPOINT, shapes, out=out, resume=True)
@@ -164,10 +293,17 @@ def test_bad_input_is_refused_before_anything_is_written(shapes, tmp_path):
 def test_a_plan_that_does_not_fit_is_refused(pruned, tiny_checkpoint, tmp_path):
     with complains("plan", "model.", tiny_checkpoint.name):
         yolo.apply(pruned.plan, tiny_checkpoint, out=tmp_path / "out")
-    layer = pruned.plan.layers[0].model_copy(update={"channels": 99})
-    other = pruned.plan.model_copy(update={"layers": [layer]})
-    with complains(layer.name, "99", "8"):
-        yolo.apply(other, CHECKPOINT, out=tmp_path / "out")
+    group = pruned.plan.groups[0]
+    for change, words in (
+        ({"channels": 99}, ["99", "8"]),
+        ({"name": "model.99"}, ["model.99", CHECKPOINT.name]),
+        ({"members": {"model.1": [0]}}, ["together", "model.1"]),
+    ):
+        other = group.model_copy(update=change)
+        with complains(other.name, *words):
+            yolo.apply(
+                pruned.plan.model_copy(update={"groups": [other]}), CHECKPOINT, out=tmp_path / "out"
+            )
     assert not (tmp_path / "out").exists()
 
 
@@ -180,10 +316,10 @@ def test_a_plan_that_does_not_fit_is_refused(pruned, tiny_checkpoint, tmp_path):
             ["schema_version", "x/9"],
         ),
         (lambda content: json.dumps([]), ["schema_version"]),
-        (lambda content: json.dumps({**content, "layers": 3}), ["not a valid plan", "layers"]),
+        (lambda content: json.dumps({**content, "groups": 3}), ["not a valid plan", "groups"]),
         (
             lambda content: json.dumps(
-                {**content, "layers": [{**content["layers"][0], "keep": [1, 0]}]}
+                {**content, "groups": [{**content["groups"][0], "keep": [1, 0]}]}
             ),
             ["not a valid plan", "ascend"],
         ),
@@ -198,9 +334,9 @@ def test_bad_plans_are_refused(pruned, tmp_path, change, words):
 
 @pytest.mark.parametrize("name", ["yolov8n-coco-int8deq.pt", "yolov8n-railway6.pt"])
 def test_real_models(realdata, tmp_path, name):
-    """All convolutions of backbone and neck, twice; one model has activations nn.Identity."""
+    """All convolutions that may shrink, twice; one model has activations nn.Identity."""
     model, data = realdata / name, realdata / "coco128" / "coco128.yaml"
-    options = {"images": 20}
+    options = {"images": 20, "repair_images": 4, "mode": "zero"}
     if "railway" in name:
         # Its classes are not COCO's: label what it sees itself, however unsure it is.
         data = labels_by(model, realdata, tmp_path)

@@ -6,13 +6,15 @@ the stages above know no device.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from ..errors import BackendUnavailableError
-from .protocol import Backend
+from .protocol import Backend, Item, Result
 
 
 def backend_of(tensor: Tensor) -> Backend:
@@ -23,6 +25,29 @@ def backend_of(tensor: Tensor) -> Backend:
             need is missing.
     """
     return _backend(tensor.device)
+
+
+def map_devices(
+    function: Callable[[Item], Result], items: Mapping[torch.device, Item]
+) -> Iterator[Result]:
+    """Apply ``function`` to one item for each device, at once, in order of the items.
+
+    Each has a thread of its own, which goes on with the stream that is current here.
+    """
+    if len(items) == 1:  # in this thread, whose number of threads the user may have set
+        yield from map(function, items.values())
+        return
+    streams = {
+        device: torch.cuda.current_stream(device) if device.type == "cuda" else None
+        for device in items
+    }
+
+    def apply(device: torch.device) -> Result:
+        with torch.cuda.stream(streams[device]):
+            return function(items[device])
+
+    with ThreadPoolExecutor(len(items)) as pool:
+        yield from pool.map(apply, items)
 
 
 @cache

@@ -15,8 +15,9 @@ from ..errors import InputError
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
 def bench(
+    context: typer.Context,
     case: Annotated[
         list[str] | None, typer.Option(help="Case, or case:size; repeatable. [all]")
     ] = None,
@@ -28,6 +29,8 @@ def bench(
     plot: Annotated[Path | None, typer.Option(help="Draw the rows here, as PNG or SVG.")] = None,
 ) -> None:
     """Time every stage against the libraries that people use, after checking for equal work."""
+    if context.invoked_subcommand:
+        return
     where = resolve_device(device)
     if repeats < 0:
         raise InputError(f"repeats must be at least 1, got {repeats}")
@@ -59,6 +62,47 @@ def bench(
     report.print_table(rows)
     if plot:
         report.write_plot(plot, rows)
+
+
+@app.command()
+def criteria(
+    model: Annotated[Path, typer.Option(help="YOLO detection checkpoint.")],
+    data: Annotated[Path, typer.Option(help="Data set with the splits train and val.")],
+    target_flops: Annotated[
+        list[float], typer.Option(help="Shares of the operations to keep; several may follow.")
+    ],
+    more_targets: Annotated[list[float] | None, typer.Argument(hidden=True)] = None,
+    classes: Annotated[
+        list[str] | None, typer.Option(help="Prune for this class only; repeatable. [all]")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Criterion or pattern such as 'random*'; repeatable. [all]"),
+    ] = None,
+    repair_images: Annotated[int, typer.Option(help="Repair on this many images.")] = 128,
+    epochs: Annotated[int, typer.Option(help="Of fine-tuning; 0 for none.")] = 1,
+    image_size: Annotated[
+        int | None, typer.Option("--imgsz", help="Input size. [the model's]")
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Write the rows here; those in it already stand.")
+    ] = None,
+) -> None:
+    """Compare criteria by what is left of mAP: cut, repaired, and fine-tuned."""
+    from .criteria import judge
+
+    judge(
+        model,
+        data,
+        [*target_flops, *(more_targets or ())],
+        classes=classes or (),
+        only=only or (),
+        repair_images=repair_images,
+        epochs=epochs,
+        image_size=image_size,
+        out=json,
+        say=typer.echo,
+    )
 
 
 def _sizes(wanted: str, quick: bool) -> list[tuple[str, int]]:

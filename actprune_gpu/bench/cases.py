@@ -261,3 +261,14 @@ def large_separability(n_channels: int) -> Case:
             n_channels**2 * math.comb(1000, 2) / ceilings.float64_per_second
         ),
     )
+
+
+def large_selection(n_channels: int) -> Case:
+    """A layer of a large model: moments of 100 classes to keep list."""
+    moments = inputs.class_moments(n_channels, 100)
+    weights = torch.ones(n_channels, dtype=torch.float64)
+    return Case(
+        {OURS: Contender(lambda: select_channels(moments, weights))},
+        quality=lambda result: f"k* {result.k_star}",
+        fault=lambda ours, other: "",
+    )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from ..moments import ClassMoments
 
@@ -105,3 +108,23 @@ def trustworthiness(x: Floats, embedding: Floats) -> float:
     except ImportError:
         return float("nan")
     return float(measure(x, embedding))
+
+
+def pruning_importance(name: str) -> Callable[[nn.Module], Tensor]:
+    """Return torch-pruning's importance of the channels that a convolution writes, ``[C]``."""
+
+    def importance(convolution: nn.Module) -> Tensor:
+        import torch_pruning
+
+        module: Any = convolution
+        # Its graph does not get through stock C2f blocks, so it is shown one convolution at a time.
+        alone = nn.Sequential(module)
+        graph = torch_pruning.DependencyGraph().build_dependency(
+            alone, torch.zeros(1, module.in_channels, 8, 8)
+        )
+        prune = torch_pruning.prune_conv_out_channels
+        group = graph.get_pruning_group(module, prune, list(range(module.out_channels)))
+        score: Tensor = getattr(torch_pruning.importance, f"{name}Importance")()(group)
+        return score.detach()
+
+    return importance

@@ -37,5 +37,6 @@ CASES = {
     "selection": CaseKind(cases.selection, (16, 64, 128, 256, 512), (16, 64)),
     "layers": CaseKind(cases.layers, (57,), (20,)),
     "large-separability": CaseKind(cases.large_separability, (2048,), (), repeats=1),
+    "large-selection": CaseKind(cases.large_selection, (16384,), (), repeats=1),
     "cold-start": CaseKind(cold_start, (256,), (), repeats=1),
 }

@@ -20,11 +20,19 @@ from ..files import replace_file, replacing
 from .runner import Row
 from .timing import Ceilings
 
-_PACKAGES = ("actprune_gpu", "numpy", "torch", "numba", "scikit-learn", "openTSNE", "kmedoids")
+_PACKAGES = (
+    *("actprune_gpu", "numpy", "torch", "numba", "scikit-learn", "openTSNE", "kmedoids"),
+    *("ultralytics", "torch-pruning"),
+)
 
 
 def header(ceilings: Ceilings) -> dict[str, Any]:
     """Return machine, versions, commit and the ceilings."""
+    return machine() | {"ceilings": asdict(ceilings)}
+
+
+def machine() -> dict[str, Any]:
+    """Return machine, versions and commit."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "cpu": _cpu(),
@@ -33,7 +41,6 @@ def header(ceilings: Ceilings) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _PACKAGES},
         "commit": _commit(),
-        "ceilings": asdict(ceilings),
     }
 
 

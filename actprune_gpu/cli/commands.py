@@ -64,6 +64,13 @@ def prune_command(
     budget: Annotated[
         str, typer.Option(help="Share of the channels to keep, LOW:HIGH, or 'none'.")
     ] = "0.25:0.5",
+    allocation: Annotated[
+        str | None,
+        typer.Option(
+            help="How layers share a target: damage (measured) or proportion (to the knees). "
+            "[damage; the preset's]"
+        ),
+    ] = None,
     round_to: Annotated[int, typer.Option(help="Keep multiples of this many channels.")] = 1,
     min_channels: Annotated[int, typer.Option(help="No layer keeps fewer.")] = 2,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
@@ -92,6 +99,7 @@ def prune_command(
         preset,
         criterion,
         weight,
+        allocation,
         budget,
         round_to=round_to,
         min_channels=min_channels,
@@ -99,11 +107,17 @@ def prune_command(
         engine=engine,
         **({"init": "random"} if engine == "cuml" else {}),
     )
+    from dataclasses import asdict
+
     from .. import yolo
     from ..devices import resolve_device
+    from ..distributed import Ranks, processes
+    from ..pruning.folder import EFFECT_FILE, EFFECT_SCHEMA, PlanFolder
+    from ..report import write_report
     from .output import Bars, print_effect, print_files, print_plan
 
-    with _inputs(model, data) as (model_file, data_file), Bars() as bars:
+    with processes(), _inputs(model, data) as (model_file, data_file), Bars() as bars:
+        first = Ranks.current().rank == 0
         result = yolo.prune(
             model_file,
             data_file,
@@ -125,9 +139,11 @@ def prune_command(
             strict=strict,
             resume=resume,
             force=force,
-            progress=bars.update,
+            progress=bars.update if first else None,
         )
         bars.stop()
+        if not first:
+            return
         print_plan(result)
         if not no_val:
             size = int(result.plan.gathering["image_size"])
@@ -135,17 +151,17 @@ def prune_command(
                 yolo.validate(file, data_file, size, resolve_device(device), split=val_split)
                 for file in (model_file, result.files["model"])
             )
-            print_effect(
-                yolo.measure_effect(
-                    model_file,
-                    result.files["model"],
-                    image_size=size,
-                    device=device,
-                    accuracy_before=before,
-                    accuracy_after=after,
-                )
+            effect = yolo.measure_effect(
+                model_file,
+                result.files["model"],
+                image_size=size,
+                device=device,
+                accuracy_before=before,
+                accuracy_after=after,
             )
-        print_files(result)
+            print_effect(effect)
+            PlanFolder.load(out).write(EFFECT_FILE, EFFECT_SCHEMA, asdict(effect))
+        print_files({**result.files, "report": write_report(out)})
 
 
 def apply_command(
@@ -161,6 +177,7 @@ def apply_command(
 ) -> None:
     """Replay a plan on a model."""
     from .. import yolo
+    from ..report import write_report
     from .output import Bars, print_files, print_plan
 
     with Bars() as bars:
@@ -175,7 +192,7 @@ def apply_command(
             progress=bars.update,
         )
     print_plan(result)
-    print_files(result)
+    print_files({**result.files, "report": write_report(out)})
 
 
 def train_command(
@@ -221,14 +238,19 @@ def train_command(
 
 
 def _config(
-    preset: str, criterion: str, weight: str | None, budget: str, **settings: Any
+    preset: str,
+    criterion: str,
+    weight: str | None,
+    allocation: str | None,
+    budget: str,
+    **settings: Any,
 ) -> SelectionConfig:
     from ..selection import SelectionConfig
 
-    if weight is None and preset == "default":
-        weight = "reconstruct"
-    if weight is not None:
-        settings["weight"] = weight
+    given = {"weight": weight, "allocation": allocation}
+    if preset == "default":  # there are images: see yolo.DEFAULT_CONFIG
+        given = {"weight": weight or "reconstruct", "allocation": allocation or "damage"}
+    settings.update({name: value for name, value in given.items() if value is not None})
     return SelectionConfig.preset(
         preset, criterion=criterion, budget=_parse_budget(budget), **settings
     )

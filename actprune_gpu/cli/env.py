@@ -11,14 +11,13 @@ from rich.table import Table
 
 _PACKAGES = (
     *("actprune_gpu", "torch", "numpy", "numba", "kneed", "safetensors", "ultralytics"),
-    *("cupy-cuda13x", "cupy-cuda12x", "tsnecuda"),
+    *("cupy-cuda13x", "cupy-cuda12x"),
 )
 _WIDTH = 160
 _OPTIONAL = {
     "ultralytics": "pip install 'actprune_gpu[yolo]', for YOLO models",
     "cupy-cuda13x": "pip install 'actprune_gpu[cuda13]', for GPUs with CUDA 13",
     "cupy-cuda12x": "pip install 'actprune_gpu[cuda12]', for GPUs with CUDA 12",
-    "tsnecuda": "pip install 'actprune_gpu[tsnecuda]', for that t-SNE engine",
 }
 
 
@@ -29,6 +28,8 @@ def env_command() -> None:
     console.print(_packages())
     console.print()
     console.print(_devices())
+    console.print()
+    console.print(_engines())
 
 
 def _packages() -> Table:
@@ -62,6 +63,24 @@ def _devices() -> Table:
             f"{card.total_memory / 2**30:.0f} GiB, {card.multi_processor_count} multiprocessors"
         )
         table.add_row(f"cuda:{index}", what, escape(cuda_fault(index) or _kernels(index)))
+    return table
+
+
+def _engines() -> Table:
+    """Say which engines for t-SNE can be started: some installed ones cannot."""
+    from ..engines import INSTALL, require_engine
+    from ..errors import BackendUnavailableError
+
+    table = Table("t-SNE engine", "state", box=None, pad_edge=False)
+    table.add_column("note", no_wrap=True)
+    table.add_row("exact", "built in")
+    for engine in INSTALL:
+        try:
+            require_engine(engine)
+            table.add_row(engine, "can be started", "approximate, not reproducible")
+        except BackendUnavailableError as error:
+            cause = str(error).partition(f": {INSTALL[engine]}")[0]
+            table.add_row(engine, escape(cause.partition(" cannot be used ")[2]), INSTALL[engine])
     return table
 
 

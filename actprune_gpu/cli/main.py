@@ -14,6 +14,7 @@ import typer
 from ..errors import InputError
 from .commands import apply_command, prune_command, train_command
 from .env import env_command
+from .look import compare_command, explain_command, report_command, stability_command
 
 # Where typer keeps it has changed; a base of this one it has always been.
 _UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "UsageError")
@@ -30,6 +31,10 @@ app = typer.Typer(
 app.command("prune")(prune_command)
 app.command("apply")(apply_command)
 app.command("train")(train_command)
+app.command("report")(report_command)
+app.command("explain")(explain_command)
+app.command("compare")(compare_command)
+app.command("stability")(stability_command)
 app.command("env")(env_command)
 
 

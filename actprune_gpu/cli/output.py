@@ -12,7 +12,11 @@ from rich.progress import TimeElapsedColumn as Elapsed
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from ..models.ultralytics.effect import Effect
+    from ..report import PlanDifference, Stability
     from ..yolo import PruneResult
 
 _console = Console(highlight=False)
@@ -115,7 +119,44 @@ def print_effect(effect: Effect) -> None:
     print(f"{effect.image_size} pixels, one image, {effect.device}, {effect.threads} threads")
 
 
-def print_files(result: PruneResult) -> None:
-    """Print the paths of what was written."""
-    for kind, path in result.files.items():
+def print_files(files: Mapping[str, Path]) -> None:
+    """Print the paths of what was written, by kind."""
+    for kind, path in files.items():
         print(f"{kind:9}{path}")
+
+
+def print_comparison(difference: PlanDifference) -> None:
+    """Print the layers in which two plans differ, and the settings in which they do."""
+    for name, (old, new) in difference.settings.items():
+        print(f"{name}: {old} in the first, {new} in the second")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("layer", no_wrap=True)
+    for heading in ("channels", "first", "second", "common", "Jaccard"):
+        table.add_column(heading, justify="right")
+    alike = 0
+    for group in difference.groups:
+        if group.common == group.first == group.second:
+            alike += 1
+            continue
+        counts = (group.channels, group.first, group.second, group.common)
+        table.add_row(group.name, *map(str, counts), f"{group.jaccard:.3f}")
+    if table.row_count:
+        _console.print(table)
+    mean = sum(group.jaccard for group in difference.groups) / max(1, len(difference.groups))
+    print(f"{alike} of {len(difference.groups)} alike, mean Jaccard index {mean:.3f}")
+
+
+def print_stability(stability: Stability) -> None:
+    """Print how far repeated selections agree with the plan."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("layer", no_wrap=True)
+    for heading in (f"{stability.seeds} starts", f"{stability.resamples} draws", "by chance"):
+        table.add_column(heading, justify="right")
+
+    def text(mean: float | None) -> str:
+        return "" if mean is None else f"{mean:.3f}"
+
+    for name, group in stability.groups.items():
+        table.add_row(name, text(group.starts.mean), text(group.images.mean), text(group.chance))
+    _console.print(table)
+    print("Jaccard index with the plan's channels; layers that keep all are left out")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,9 @@ from ..errors import InputError
 
 Channels = NDArray[np.int64]
 
-CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+# A linear layer is a convolution of a single tap.
+CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +27,7 @@ class Use:
     Attributes:
         name: Of the module.
         layer: Of the block that the module is part of, as users know it.
-        module: A convolution or a batch normalization.
+        module: A convolution, a linear layer or a batch normalization.
         inputs: ``[C_in]`` channel numbers; those of ``outputs`` for a module that treats every
             channel by itself (batch normalization, depthwise convolution).
         outputs: ``[C_out]`` channel numbers.
@@ -47,7 +49,7 @@ class Use:
 
     @property
     def is_convolution(self) -> bool:
-        """Whether the module is a convolution."""
+        """Whether the module is a convolution, or a linear layer."""
         return isinstance(self.module, CONVOLUTIONS)
 
 
@@ -60,7 +62,8 @@ class ChannelGroup:
             others besides: ``"model.4.cv1[32:64]"``.
         channels: ``[C]`` channel numbers.
         members: For every layer that puts them out, in running order, which of its output channels
-            they are, ``[C]``. Sums make channels of several layers the same.
+            they are, ``[C]``; ``[C, R]`` where each is R of them, as with the heads of attention.
+            Sums make channels of several layers the same.
         active: Whether they are used when the network predicts; else only training needs them.
     """
 
@@ -73,6 +76,21 @@ class ChannelGroup:
     def n_channels(self) -> int:
         """C, the number of channels."""
         return len(self.channels)
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """A module of attention, and its heads.
+
+    Attributes:
+        name: Of the module.
+        module: It.
+        channels: ``[H]`` channel number of each head.
+    """
+
+    name: str
+    module: nn.Module
+    channels: Channels
 
 
 @dataclass(frozen=True)
@@ -99,6 +117,7 @@ class ChannelGraph:
         twins: Names of groups that must keep equally many channels: the parts of a split.
         held: For every layer with output channels that must stay, why.
         other_parameters: Number of parameters outside of ``uses``.
+        heads: Where channels are laid out as the heads of attention.
     """
 
     uses: Mapping[str, Use]
@@ -106,6 +125,24 @@ class ChannelGraph:
     twins: tuple[tuple[str, ...], ...]
     held: Mapping[str, str]
     other_parameters: int
+    heads: tuple[Heads, ...] = ()
+
+    def on(self, model: nn.Module) -> ChannelGraph:
+        """Return the graph of another network with the same modules, such as a copy."""
+        modules = dict(model.named_modules())
+        uses = {name: replace(use, module=modules[name]) for name, use in self.uses.items()}
+        heads = tuple(replace(each, module=modules[each.name]) for each in self.heads)
+        return replace(self, uses=uses, heads=heads)
+
+    def without(self, reasons: Mapping[str, str]) -> ChannelGraph:
+        """Return the graph with some groups held fast, by name, each for its reason."""
+        held = dict(self.held)
+        for name, reason in reasons.items():
+            for layer in self[name].members:
+                held.setdefault(layer, reason)
+        groups = tuple(group for group in self.groups if group.name not in reasons)
+        twins = tuple(parts for parts in self.twins if not set(parts) & set(reasons))
+        return replace(self, groups=groups, twins=twins, held=held)
 
     def __getitem__(self, name: str) -> ChannelGroup:
         return self._by_name[name]
@@ -118,6 +155,15 @@ class ChannelGraph:
     def n_channels(self) -> int:
         """Number of different channels."""
         return 1 + max(int(max(use.inputs.max(), use.outputs.max())) for use in self.uses.values())
+
+    def with_twins(self, names: Iterable[str]) -> list[str]:
+        """Return groups, and after them all others that must keep as many channels as these."""
+        together = list(names)
+        for name in together:  # grows while it is read: a group may have several twins
+            for parts in self.twins:
+                if name in parts:
+                    together += [part for part in parts if part not in together]
+        return together
 
     def kept(self, keep: Mapping[str, Iterable[int]]) -> NDArray[np.bool_]:
         """Return ``[n_channels]``, which channels stay if each group keeps ``keep[its name]``.
@@ -159,7 +205,7 @@ class ChannelGraph:
             weights = n_out if module.weight is not None else 0
             if use.is_convolution:
                 per_output = n_in if use.mixes else module.in_channels // module.groups
-                weights = n_out * per_output * int(np.prod(module.kernel_size))
+                weights = n_out * per_output * module.weight[0, 0].numel()
                 flops += 2 * weights * use.positions
             parameters += weights + (n_out if module.bias is not None else 0)
         return Cost(parameters, flops)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from .graph import ChannelGraph, ChannelGroup, Channels, Use
+from .graph import ChannelGraph, ChannelGroup, Channels, Heads, Use
 
 # Who writes a channel, and which parts of which splits it is in.
 _Key = tuple[tuple[str, ...], tuple[tuple[int, int], ...]]
@@ -24,37 +24,60 @@ class Run:
     outputs: Channels
 
 
+@dataclass(eq=False)
+class Trace:
+    """What following the channels through a network has found, in the tracer's numbers.
+
+    Attributes:
+        runs: What each module has read and written.
+        same_as: ``[N]``, for each number the one that stands for it.
+        splits: The parts of every split.
+        views: Where channels were laid out along several axes: the module at work, and how they
+            lie.
+        held: Numbers that must stay, and why.
+    """
+
+    runs: Mapping[str, Run]
+    same_as: Channels
+    splits: list[list[Channels]]
+    views: list[tuple[str, Channels]]
+    held: dict[int, str]
+
+
 def assemble(
-    runs: Mapping[str, Run],
+    trace: Trace,
     modules: Mapping[str, nn.Module],
     positions: Mapping[str, int],
     layer_of: Callable[[str], str],
     *,
-    same_as: Channels,
-    splits: list[list[Channels]],
-    held: dict[int, str],
     other_parameters: int,
 ) -> ChannelGraph:
     """Number the channels anew, one number for those that are the same, and group them.
 
     Args:
-        runs: What each module has read and written, in the tracer's numbers.
-        modules: The network's modules by name.
+        trace: Of the network.
+        modules: Its modules by name.
         positions: How often each is applied.
         layer_of: The block that a module is part of.
-        same_as: ``[N]``, for each of the tracer's numbers the one that stands for it.
-        splits: The parts of every split.
-        held: Numbers that must stay, and why.
-        other_parameters: Parameters of modules that are not in ``runs``.
+        other_parameters: Parameters of modules that did not run.
     """
+    runs, splits, held = trace.runs, trace.splits, trace.held
     for parts in splits:  # unequal parts are cut at fixed places
         if len({len(part) for part in parts}) > 1:
             for number in np.concatenate(parts).tolist():
                 held.setdefault(number, "a split takes a fixed number of them")
-    roots, numbers = np.unique(same_as, return_inverse=True)
+    roots, numbers = np.unique(trace.same_as, return_inverse=True)
     reasons: dict[int, str] = {}
     for number, reason in held.items():
         reasons.setdefault(int(numbers[number]), reason)
+    heads: dict[tuple[str, bytes], Heads] = {}
+    for where, laid_out in trace.views:
+        units = _units(numbers[laid_out])
+        if units is not None:
+            heads[where, units.tobytes()] = Heads(where, modules[where], units)
+            continue
+        for number in numbers[laid_out].flatten().tolist():
+            reasons.setdefault(number, f"{where or 'the network'} lays them out along several axes")
     uses = {
         name: Use(
             name,
@@ -77,8 +100,23 @@ def assemble(
         held_layers.setdefault(uses[key[0][0]].layer, reason)
     named = {tuple(groups[key].name for key in keys) for keys in twins if keys[0] in groups}
     return ChannelGraph(
-        uses, tuple(groups.values()), tuple(sorted(named)), held_layers, other_parameters
+        uses,
+        tuple(groups.values()),
+        tuple(sorted(named)),
+        held_layers,
+        other_parameters,
+        tuple(heads.values()),
     )
+
+
+def _units(laid_out: Channels) -> Channels | None:
+    """Return what channels differ in along the only axis along which they do; else nothing."""
+    units = laid_out
+    for axis in range(units.ndim):
+        first = units.take([0], axis)
+        if (units == first).all():
+            units = first
+    return units.flatten() if sum(size > 1 for size in units.shape) == 1 else None
 
 
 def _sets(
@@ -118,6 +156,8 @@ def _ties(
             stuck[key] = reason
     twins = []
     for parts in splits:
+        if all(np.array_equal(part, parts[0]) for part in parts):
+            continue  # what goes, goes from all parts alike
         tied = [
             list(dict.fromkeys(where[c] for c in part.tolist() if c in where)) for part in parts
         ]
@@ -146,13 +186,12 @@ def _group(uses: Mapping[str, Use], channels: Channels) -> ChannelGroup:
     for use in uses.values():
         at = _places(use.outputs, index)
         if use.is_convolution and len(at):
-            order = np.empty(len(channels), dtype=np.int64)
-            order[at[:, 1]] = at[:, 0]
-            members.setdefault(use.layer, order)
+            rows = at[np.argsort(at[:, 1], kind="stable"), 0].reshape(len(channels), -1)
+            members.setdefault(use.layer, rows[:, 0] if rows.shape[1] == 1 else rows)
     writers = [use for use in uses.values() if use.mixes and len(_places(use.outputs, index))]
     first = writers[0]
     numbers = members[first.layer]
-    whole = len(numbers) == len(first.outputs)
+    whole = numbers.size == len(first.outputs)
     name = first.layer if whole else f"{first.layer}[{numbers.min()}:{numbers.max() + 1}]"
     return ChannelGroup(name, channels, members, any(use.positions for use in writers))
 

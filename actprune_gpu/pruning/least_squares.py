@@ -36,8 +36,8 @@ class Moments:
         covariance, cross = (predictors.new_zeros(2, n, k, dtype=torch.float64) for k in (n, m))
         for part, chosen in enumerate((~held_out, held_out)):
             for rows in torch.split(chosen.nonzero().flatten(), _CHUNK):
-                x = predictors[rows] - means[0].float()
-                y = responses[rows] - means[1].float()
+                x = predictors[rows].float() - means[0].float()
+                y = responses[rows].float() - means[1].float()
                 covariance[part] += (x.T @ x).double()
                 cross[part] += (x.T @ y).double()
         return cls(*means, covariance, cross)

@@ -11,15 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..inputs import ModelInputs
+
 # Name of a module, its input and output in the first network, and its input in the second.
 Step = Callable[[str, Tensor, Tensor, Tensor], None]
 _POLL_SECONDS = 0.1
 
 
 def lockstep(
-    first: nn.Module, second: nn.Module, names: Sequence[str], batch: Tensor, step: Step
+    first: nn.Module, second: nn.Module, names: Sequence[str], inputs: ModelInputs, step: Step
 ) -> None:
-    """Run both networks over a batch and call ``step`` before modules of the second run.
+    """Run both networks on the same inputs and call ``step`` before modules of the second run.
 
     ``step`` may change the module that is about to run: that is what this is for. The first network
     is one module ahead, in a thread of its own, so that only the feature maps of one module are
@@ -29,7 +31,7 @@ def lockstep(
         first: The network that is watched, in evaluation mode.
         second: The network that is changed, in evaluation mode, with the modules of the first.
         names: Modules to stop at, each of which runs once, in the same order in both.
-        batch: ``[B, 3, H, W]``, on the device of both.
+        inputs: Of both, on their device.
         step: Called with the module's name, input and output in the first network, and input in the
             second.
     """
@@ -46,22 +48,22 @@ def lockstep(
         raise _Stopped
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        return lambda module, inputs, output: put((name, inputs[0], output))
+        return lambda module, given, output: put((name, given[0], output))
 
     def take(name: str) -> Callable[[nn.Module, Any], None]:
-        def hook(module: nn.Module, inputs: Any) -> None:
+        def hook(module: nn.Module, given: Any) -> None:
             item = ahead.get()
             if isinstance(item, BaseException):
                 raise item
             assert item[0] == name, f"{item[0]} ran where {name} was expected"
-            step(*item, inputs[0])
+            step(*item, given[0])
 
         return hook
 
     def run_first() -> None:
         try:
-            with torch.inference_mode():
-                first(batch)
+            with torch.no_grad():
+                inputs.run(first)
         except _Stopped:
             pass
         except BaseException as error:
@@ -76,8 +78,8 @@ def lockstep(
             handles.append(modules[name].register_forward_hook(watch(name)))
             handles.append(others[name].register_forward_pre_hook(take(name)))
         thread.start()
-        with torch.inference_mode():
-            second(batch)
+        with torch.no_grad():
+            inputs.run(second)
     finally:
         stopped.set()
         if thread.is_alive():

@@ -12,9 +12,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ..errors import InputError
 from ..files import replace_file
+from ..markup import layer_markup, table_markup
 from ..selection import ChannelSelection, SelectionConfig
+from .graph import ChannelGraph
 
-SCHEMA = "actprune_gpu.plan/2"
+SCHEMA = "actprune_gpu.plan/3"
+# The second form lacks what has a default here.
+_READABLE = ("actprune_gpu.plan/2", SCHEMA)
 
 
 class _Record(BaseModel):
@@ -38,12 +42,20 @@ class SeparabilityRecord(_Record):
     max: list[float]
 
 
+class Costs(_Record):
+    """What a network costs before and after: see `actprune_gpu.pruning.graph.Cost`."""
+
+    parameters: tuple[int, int]
+    flops: tuple[int, int]
+
+
 class GroupPlan(_Record):
     """What is kept of channels that go together, and why: see `actprune_gpu.ChannelSelection`.
 
     Attributes:
         name: Of the group.
-        members: Layers that put these channels out, and their numbers there.
+        members: Layers that put these channels out, and their numbers there; a list of them for
+            each where each is several, as a head of attention is.
         channels: How many they are.
         keep: Those that are kept, as numbers within the group.
         candidates: The channels that the selection was made from, as numbers within the group:
@@ -52,7 +64,7 @@ class GroupPlan(_Record):
     """
 
     name: str
-    members: dict[str, list[int]]
+    members: dict[str, list[int] | list[list[int]]]
     channels: int
     candidates: list[int]
     keep: list[int]
@@ -69,9 +81,28 @@ class GroupPlan(_Record):
     separability: SeparabilityRecord | None = None
 
     @property
+    def numbers(self) -> dict[str, list[int]]:
+        """Layers and numbers of the channels, the first one of those that are several."""
+        return {
+            layer: [each if isinstance(each, int) else each[0] for each in numbers]
+            for layer, numbers in self.members.items()
+        }
+
+    @property
     def drop(self) -> list[int]:
         """The channels not kept, ascending."""
         return sorted(set(range(self.channels)) - set(self.keep))
+
+    def _repr_html_(self) -> str:
+        return layer_markup(
+            self.name,
+            self.channels,
+            self.keep,
+            self.reason,
+            knee=self.k_star,
+            k=self.k,
+            mss=self.curves.mss if self.curves else None,
+        )
 
     @model_validator(mode="after")
     def _check_keep(self) -> GroupPlan:
@@ -87,7 +118,7 @@ class GroupPlan(_Record):
     def of(
         cls,
         name: str,
-        members: Mapping[str, Sequence[int]],
+        members: Mapping[str, Sequence[Any]],
         selection: ChannelSelection,
         candidates: Sequence[int],
     ) -> GroupPlan:
@@ -139,6 +170,7 @@ class PruningPlan(_Record):
         repair_images: On how many images.
         targets: What the pruned model was to cost, as shares: ``{"flops": 0.5}``.
         steps: In how many steps channels were selected.
+        cost: Of the network before and after, for an image of the size in ``gathering``.
         groups: The groups of channels, in the order in which the network runs them.
         versions: Of the packages involved.
     """
@@ -156,6 +188,7 @@ class PruningPlan(_Record):
     steps: int
     groups: list[GroupPlan]
     versions: dict[str, str]
+    cost: Costs | None = None
 
     @property
     def keep(self) -> dict[str, list[int]]:
@@ -166,6 +199,49 @@ class PruningPlan(_Record):
     def config(self) -> SelectionConfig:
         """The settings of the selection."""
         return SelectionConfig(**self.selection)
+
+    def require_fit(self, graph: ChannelGraph, model_name: str) -> None:
+        """Raise ``InputError`` unless a model has the plan's groups of channels.
+
+        Args:
+            graph: Of the model.
+            model_name: What messages call it.
+        """
+        groups = {group.name: group for group in graph.groups}
+        for planned in self.groups:
+            if planned.name not in groups:
+                raise InputError(
+                    f"the plan's {planned.name} is not in {model_name}, "
+                    f"which has {', '.join(list(groups)[:3])}..."
+                )
+            group = groups[planned.name]
+            if group.n_channels != planned.channels:
+                raise InputError(
+                    f"the plan's {planned.name} has {planned.channels} channels, "
+                    f"that of {model_name} has {group.n_channels}"
+                )
+            members = {layer: at.tolist() for layer, at in group.members.items()}
+            if members != planned.members:
+                raise InputError(
+                    f"the plan's {planned.name} goes together with {', '.join(planned.members)}, "
+                    f"that of {model_name} with {', '.join(members)}"
+                )
+        graph.kept(self.keep)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (group.name, group.channels, len(group.keep), group.k_star, group.reason)
+            for group in self.groups
+        ]
+        kept = sum(len(group.keep) for group in self.groups)
+        channels = sum(group.channels for group in self.groups)
+        note = f"{self.model_name}: {kept} of {channels} channels kept"
+        if self.cost:
+            shares = {"parameters": self.cost.parameters, "operations": self.cost.flops}
+            note += "".join(
+                f", {after / before:.1%} of the {name}" for name, (before, after) in shares.items()
+            )
+        return table_markup(rows, note)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan as JSON, whole or not at all."""
@@ -187,10 +263,10 @@ class PruningPlan(_Record):
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise InputError(f"{file} must be a plan in JSON, got: {error}") from None
         found = content.get("schema_version") if isinstance(content, dict) else None
-        if found != SCHEMA:
+        if found not in _READABLE:
             raise InputError(f"{file} must have schema_version {SCHEMA!r}, got {found!r}")
         try:
-            return cls(**content)
+            return cls(**{**content, "schema_version": SCHEMA})
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])

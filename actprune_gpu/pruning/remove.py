@@ -9,7 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .graph import ChannelGraph, Use
+from .graph import NORMS, ChannelGraph, Use
+
+# What modules of attention call the number of their heads, and the width of all of them together.
+_HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "heads")
+_HEAD_WIDTHS = ("attn_dim", "all_head_size", "inner_dim")
 
 
 def remove_channels(graph: ChannelGraph, stays: NDArray[np.bool_]) -> None:
@@ -30,10 +34,31 @@ def remove_channels(graph: ChannelGraph, stays: NDArray[np.bool_]) -> None:
             )
             if len(inputs) == len(use.inputs) and len(outputs) == len(use.outputs):
                 continue
-            if isinstance(use.module, nn.BatchNorm2d):
+            if isinstance(use.module, NORMS):
                 _shrink_norm(use.module, outputs)
+            elif isinstance(use.module, nn.Linear):
+                _shrink_linear(use.module, inputs, outputs)
             else:
                 _shrink_convolution(use, inputs, outputs)
+        for heads in graph.heads:
+            numbers = heads.channels
+            _shrink_heads(heads.module, len(numbers), int(stays[numbers].sum()))
+
+
+def _shrink_heads(module: nn.Module, before: int, after: int) -> None:
+    """Change what a module of attention remembers of the number of its heads.
+
+    Many remember nothing and take it from the size of what they get.
+    """
+    settings = vars(module)
+    widths = {
+        name: settings[name] // before * after
+        for name in _HEAD_WIDTHS
+        if type(settings.get(name)) is int and settings[name] % before == 0
+    }
+    counts = {name: after for name in _HEAD_COUNTS if settings.get(name) == before}
+    for name, value in (widths | counts).items() if counts else ():
+        setattr(module, name, value)
 
 
 def _shrink_convolution(use: Use, inputs: Tensor, outputs: Tensor) -> None:
@@ -51,7 +76,14 @@ def _shrink_convolution(use: Use, inputs: Tensor, outputs: Tensor) -> None:
     _select(module, "bias", outputs)
 
 
-def _shrink_norm(module: nn.BatchNorm2d, outputs: Tensor) -> None:
+def _shrink_linear(module: nn.Linear, inputs: Tensor, outputs: Tensor) -> None:
+    _select(module, "weight", inputs, 1)
+    _select(module, "weight", outputs, 0)
+    _select(module, "bias", outputs)
+    module.in_features, module.out_features = len(inputs), len(outputs)
+
+
+def _shrink_norm(module: Any, outputs: Tensor) -> None:
     for name in ("weight", "bias", "running_mean", "running_var"):
         _select(module, name, outputs)
     module.num_features = len(outputs)

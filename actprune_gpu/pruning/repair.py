@@ -21,13 +21,15 @@ from .graph import ChannelGraph, Use
 from .grouping import norms
 from .least_squares import Moments, ridge
 from .lockstep import lockstep
-from .sampling import Calibration, Cells, patches
+from .sampling import Calibration, Cells, patches, positions_of, rows_at
 
 RepairMethod = Literal["mean", "fold", "reconstruct", "bn"]
+# Whose weights are fitted anew.
+_REFITTED = (nn.Conv2d, nn.Linear)
 # Rows of a regression: at least, and for each predictor.
 _MIN_ROWS = 32768
 _ROWS_PER_PREDICTOR = 64
-# Every fourth image is held out when the strength of a regression is chosen.
+# Every fourth sample is held out when the strength of a regression is chosen.
 _HOLD_OUT = 4
 
 
@@ -72,7 +74,7 @@ def repair(
         pruned: The network after, from `remove_channels`, in evaluation mode.
         graph: Of the original.
         stays: ``[n_channels]``, which channels of the original remain.
-        calibration: Images on the device of both networks.
+        calibration: Inputs on the device of both networks.
         methods: What to do.
         progress: Called with (modules done, modules in all).
     """
@@ -89,7 +91,7 @@ def repair(
         if progress:
             progress(done, len(names))
 
-    lockstep(original, pruned, names, calibration.images, step)
+    lockstep(original, pruned, names, calibration.inputs, step)
 
 
 class _Repair:
@@ -140,15 +142,16 @@ class _Repair:
         shift = None
         if use.mixes and not kept.all():
             shift = self._fold(use, inputs, given, kept)
-        if "reconstruct" in self._methods and use.mixes and isinstance(convolution, nn.Conv2d):
-            shift = self._reconstruct(use, given, outputs[:, self._kept(use.outputs)])
+        if "reconstruct" in self._methods and use.mixes and isinstance(convolution, _REFITTED):
+            shift = self._reconstruct(use, given, outputs)
         if shift is not None:
             self._shift(use, shift)
 
     def _fold(self, use: Use, inputs: Tensor, given: Tensor, kept: Tensor) -> Tensor:
         """Predict the dropped inputs, and put that into the weights; return what to add."""
-        n, y, x = self._cells(given, given.shape[1])
-        moments = Moments.of(given[n, :, y, x], inputs[:, ~kept][n, :, y, x], n % _HOLD_OUT == 0)
+        cells = self._cells(use, given, int(kept.sum()))
+        predictors, lost = (rows_at(map_, cells, use.module) for map_ in (given, inputs))
+        moments = Moments.of(predictors, lost[:, ~kept], cells[0] % _HOLD_OUT == 0)
         nothing = torch.zeros_like(moments.cross[0])
         if self._methods & {"fold", "reconstruct"}:
             predict, constant = ridge(moments, nothing)
@@ -157,20 +160,20 @@ class _Repair:
         before: Any = use.module
         axis = 0 if isinstance(before, nn.ConvTranspose2d) else 1
         filters = before.weight.movedim((axis, 1 - axis), (0, 1))  # [C_in, C_out, ...]
-        lost = filters[~kept][:, self._kept(use.outputs)].double()
-        gained = torch.einsum("kr,ro...->ko...", predict, lost)
+        gone = filters[~kept][:, self._kept(use.outputs)].double()
+        gained = torch.einsum("kr,ro...->ko...", predict, gone)
         self._modules[use.name].weight.add_(gained.movedim((0, 1), (axis, 1 - axis)))
-        shift: Tensor = torch.einsum("r,ro...->o", constant, lost)
+        shift: Tensor = torch.einsum("r,ro...->o", constant, gone)
         return shift
 
-    def _reconstruct(self, use: Use, given: Tensor, wanted: Tensor) -> Tensor:
+    def _reconstruct(self, use: Use, given: Tensor, outputs: Tensor) -> Tensor:
         """Fit the weights to the outputs wanted; return what to add."""
         convolution = self._modules[use.name]
         weight = convolution.weight
-        cells = self._cells(wanted, weight[0].numel())
-        n, y, x = cells
+        cells = self._cells(use, outputs, weight[0].numel())
         seen = patches(given, convolution, cells)
-        moments = Moments.of(seen, wanted[n, :, y, x], n % _HOLD_OUT == 0)
+        wanted = rows_at(outputs, cells, use.module)[:, self._kept(use.outputs)]
+        moments = Moments.of(seen, wanted, cells[0] % _HOLD_OUT == 0)
         fitted, intercept = ridge(moments, weight.flatten(1).double().T)
         weight.copy_(fitted.T.reshape(weight.shape))
         return intercept if convolution.bias is None else intercept - convolution.bias
@@ -183,16 +186,18 @@ class _Repair:
         elif use.name in self._norm_of:
             self._modules[self._norm_of[use.name]].running_mean.sub_(by)
         else:
-            convolution.bias = nn.Parameter(by.to(convolution.weight), requires_grad=False)
+            trained = convolution.weight.requires_grad
+            convolution.bias = nn.Parameter(by.to(convolution.weight), requires_grad=trained)
 
     def _match(self, use: Use, inputs: Tensor, given: Tensor) -> None:
         """Give a batch normalization the statistics with which its outputs are as they were."""
         norm = self._modules[use.name]
         original: Any = use.module
         kept = self._kept(use.outputs)
-        n, y, x = self._cells(given, 0)
-        old_var, old_mean = torch.var_mean(inputs[:, kept][n, :, y, x].double(), 0)
-        new_var, new_mean = torch.var_mean(given[n, :, y, x].double(), 0)
+        cells = self._cells(use, given, 0)
+        old, new = (rows_at(map_, cells, use.module).double() for map_ in (inputs, given))
+        old_var, old_mean = torch.var_mean(old[:, kept], 0)
+        new_var, new_mean = torch.var_mean(new, 0)
         std = (original.running_var[kept].double() + norm.eps).sqrt()
         scale = (new_var / old_var.clamp(min=1e-12)).sqrt().clamp(0.1, 10.0) * std
         shift = (old_mean - original.running_mean[kept]) / std
@@ -202,6 +207,6 @@ class _Repair:
     def _kept(self, channels: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(self._stays[channels]).to(self._calibration.images.device)
 
-    def _cells(self, map_: Tensor, n_predictors: int) -> Cells:
-        size = (map_.shape[2], map_.shape[3])
+    def _cells(self, use: Use, map_: Tensor, n_predictors: int) -> Cells:
+        size = positions_of(map_, use.module)
         return self._calibration.cells(size, max(_MIN_ROWS, _ROWS_PER_PREDICTOR * n_predictors))

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from .graph import ChannelGraph, ChannelGroup, Use
 from .grouping import norms
-from .sampling import Calibration
+from .sampling import Calibration, channel_axis, positions_of, rows_at
 
 _ROWS_PER_CHANNEL = 64
+_CHUNK = 16384  # rows at a time in float64
 _MIN_ROWS = 32768
 # Of a channel's variance, what counts as explained for good: differences below are rounding.
 _NEGLIGIBLE = 1e-9
@@ -68,18 +69,20 @@ def rank_by_reconstruction(views: Sequence[View]) -> Ranking:
     floor = _NEGLIGIBLE * rest.diagonal(dim1=1, dim2=2)
     lost = [float((metric * rest).sum())]
     left = torch.ones(n_channels, dtype=torch.bool, device=rest.device)
+    seen = metric @ rest  # kept up to date: a product of matrices in every step would cost C^4
     order = []
     for _ in range(n_channels):
         variance = rest.diagonal(dim1=1, dim2=2)
-        gain = (rest * (metric @ rest)).sum(1) / variance.clamp(min=1e-300)
+        gain = (rest * seen).sum(1) / variance.clamp(min=1e-300)
         gain = torch.where(variance > floor, gain, 0.0).sum(0)
         best = int(torch.where(left, gain, -1.0).argmax())
         order.append(best)
         left[best] = False
         column = rest[:, :, best]
-        alive = (variance[:, best] > floor[:, best])[:, None, None]
-        step = column[:, :, None] * column[:, None, :] / variance[:, best, None, None]
-        rest = torch.where(alive, rest - step, rest)
+        alive = variance[:, best] > floor[:, best]
+        scaled = torch.where(alive[:, None], column / variance[:, best, None], 0.0)[:, None, :]
+        seen -= (metric @ column[:, :, None]) * scaled
+        rest = rest - column[:, :, None] * scaled  # a new one: `column` is a part of the old
         lost.append(float((metric * rest).sum()))
     error = torch.tensor(lost, dtype=torch.float64, device=rest.device)
     error = (error / max(lost[0], 1e-300)).clamp(0.0, 1.0)
@@ -87,21 +90,38 @@ def rank_by_reconstruction(views: Sequence[View]) -> Ranking:
     return Ranking(torch.tensor(order, device=rest.device), error)
 
 
-def input_covariances(
+@dataclass(frozen=True, eq=False)
+class InputMoments:
+    """What is known of the maps that a convolution reads.
+
+    Attributes:
+        mean: ``[C_in]`` float64.
+        covariance: ``[C_in, C_in]`` float64.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+
+def input_moments(
     model: nn.Module, graph: ChannelGraph, calibration: Calibration
-) -> dict[str, Tensor]:
-    """Return the covariance ``[C_in, C_in]`` float64 of what every convolution reads."""
+) -> dict[str, InputMoments]:
+    """Return the moments of what every convolution reads that mixes channels, by name."""
     modules = dict(model.named_modules())
-    found: dict[str, Tensor] = {}
+    found: dict[str, InputMoments] = {}
 
     def watch(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any) -> None:
             map_ = inputs[0]
-            rows = max(_MIN_ROWS, _ROWS_PER_CHANNEL * map_.shape[1])
-            n, y, x = calibration.cells((map_.shape[2], map_.shape[3]), rows)
-            values = map_[n, :, y, x].double()
-            values -= values.mean(0)
-            found[name] = values.T @ values / len(values)
+            wanted = max(_MIN_ROWS, _ROWS_PER_CHANNEL * map_.shape[channel_axis(module)])
+            cells = calibration.cells(positions_of(map_, module), wanted)
+            rows = rows_at(map_, cells, module)
+            mean = rows.mean(0, dtype=torch.float64)
+            covariance = torch.zeros(2 * mean.shape, dtype=torch.float64, device=mean.device)
+            for part in torch.split(rows, _CHUNK):
+                values = part.double() - mean
+                covariance += values.T @ values
+            found[name] = InputMoments(mean, covariance / len(rows))
 
         return hook
 
@@ -112,7 +132,7 @@ def input_covariances(
     ]
     try:
         with torch.inference_mode():
-            model(calibration.images)
+            calibration.inputs.run(model)
     finally:
         for handle in handles:
             handle.remove()
@@ -120,7 +140,7 @@ def input_covariances(
 
 
 def views_of(
-    graph: ChannelGraph, group: ChannelGroup, covariances: Mapping[str, Tensor]
+    graph: ChannelGraph, group: ChannelGroup, moments: Mapping[str, InputMoments]
 ) -> list[View]:
     """Return how the readers see the channels of a group.
 
@@ -130,7 +150,7 @@ def views_of(
     followers = norms(graph)
     views = []
     for use in graph.uses.values():
-        if not use.mixes or use.name not in covariances:
+        if not use.mixes or use.name not in moments:
             continue
         times = np.zeros(group.n_channels, dtype=np.int64)
         places: dict[int, Tensor] = {}
@@ -146,7 +166,7 @@ def views_of(
             continue
         metric = _metric(use, graph.uses.get(followers.get(use.name, "")))
         for at in places.values():
-            views.append(View(covariances[use.name][at][:, at], metric[at][:, at]))
+            views.append(View(moments[use.name].covariance[at][:, at], metric[at][:, at]))
     return views
 
 
@@ -158,7 +178,9 @@ def _metric(use: Use, norm: Use | None) -> Tensor:
         weight = weight.movedim(0, 1)
     if norm is not None:
         after: Any = norm.module
-        scale = after.weight.double() / (after.running_var.double() + after.eps).sqrt()
-        weight = weight * scale[:, None, None, None]
-    taps = weight.flatten(2)
+        scale = (after.running_var.double() + after.eps).rsqrt()
+        if after.weight is not None:
+            scale = scale * after.weight.double()
+        weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+    taps = weight.reshape(*weight.shape[:2], -1)
     return torch.einsum("oit,ojt->ij", taps, taps)

@@ -1,39 +1,37 @@
 """Finding out which channels of a network are one channel, and must go together.
 
-The network runs once on PyTorch's ``meta`` device, and every channel of every tensor carries a
-number along. A convolution makes new numbers; normalization, activations, pooling and upsampling
-pass them on; a concatenation strings them together; a sum makes those of its operands the same.
-Whatever is unknown holds its channels fast. So nothing has to be known of the blocks that a network
-is made of.
+The network runs once on PyTorch's fake tensors, which have shapes alone, and every channel of every
+tensor carries a number along. A convolution or a linear layer makes new numbers; normalization,
+activations, pooling and upsampling pass them on; views and permutations move them; a concatenation
+strings them together; a sum makes those of its operands the same; and a product of matrices, as in
+attention, those of a head. Whatever is unknown holds its channels fast. So nothing has to be known
+of the blocks that a network is made of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .graph import CONVOLUTIONS, ChannelGraph, Channels
-from .grouping import Run, assemble
-
-# Operations that treat every channel by itself and keep their order.
-_CHANNELWISE = {
-    *("detach", "alias", "clone", "contiguous", "_to_copy", "lift_fresh", "constant_pad_nd"),
-    *("max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d"),
-    *("upsample_nearest2d", "upsample_bilinear2d", "_upsample_nearest_exact2d"),
-    *("native_dropout", "upsample_bicubic2d"),
-}
+from ..inputs import ModelInputs, Rehearsal
+from . import operations
+from .graph import CONVOLUTIONS, NORMS, ChannelGraph, Channels
+from .grouping import Run, Trace, assemble
+from .numbers import Numbers, SameAs, broadcast, compressed, full, tensors_in, varying
 
 
 def trace_channels(
     model: nn.Module,
-    example: Tensor,
+    example: ModelInputs | Tensor,
     *,
+    training: bool = False,
     predicting: nn.Module | None = None,
     outputs: Callable[[Any], Any] = lambda result: result,
     holds: Callable[[nn.Module], bool] = lambda module: False,
@@ -42,60 +40,60 @@ def trace_channels(
     """Find out which channels of a network belong together. The model is not changed.
 
     Args:
-        model: The network. It runs in training mode, in which all of its branches do, and once
-            more as it predicts.
-        example: An input on the model's device; a small one will do.
+        model: The network.
+        example: Inputs; small ones will do.
+        training: Trace it in training mode, if only then all of its branches run.
         predicting: The network as it predicts, if it then lacks modules; the others keep their
-            names.
+            names. It really runs.
         outputs: Picks out of the network's result what is read by others: its channels must stay.
-        holds: Whether a module fixes the number of its input and output channels itself.
+        holds: Whether a module fixes the number of its channels itself.
         layer_of: The block that a convolution is part of, by names.
 
     Returns:
         The graph; its uses point to the modules of ``model``.
     """
-    positions = _positions(deepcopy(predicting or model).eval(), example)
-    copy = deepcopy(model).to("meta").train().requires_grad_(False)
-    tracer = _Tracer(copy)
-    for name, module in copy.named_modules():
-        module.register_forward_pre_hook(tracer.entering(name))
+    example = ModelInputs((example,)) if isinstance(example, Tensor) else example
+    rehearsal = Rehearsal(model, example, training=training)
+    if predicting is None:
+        positions = _count_positions(rehearsal.model)
+    else:
+        network = deepcopy(predicting).eval()
+        positions = _count_positions(network)
+        with torch.inference_mode():
+            example.run(network)
+    tracer = _Tracer(rehearsal.model)
+    for name, module in rehearsal.model.named_modules():
+        module.register_forward_pre_hook(tracer.entering(name, holds(module)))
         module.register_forward_hook(tracer.leaving(holds(module)))
-        if holds(module):
-            module.register_forward_pre_hook(tracer.holding)
-    with tracer:
-        result = copy(example.to("meta"))
+    result = rehearsal.run(tracer)
     tracer.hold(outputs(result), "the network puts them out")
     modules = dict(model.named_modules())
     counted = [modules[name] for name in tracer.runs]
     inside = {id(p) for module in counted for p in module.parameters()}
     return assemble(
-        tracer.runs,
+        tracer.trace(),
         modules,
         positions,
         layer_of,
-        same_as=tracer.same_as(),
-        splits=tracer.splits,
-        held=tracer.held,
         other_parameters=sum(p.numel() for p in model.parameters() if id(p) not in inside),
     )
 
 
-def _positions(model: nn.Module, example: Tensor) -> dict[str, int]:
-    """Return at how many places a network applies each of its convolutions."""
+def _count_positions(model: nn.Module) -> dict[str, int]:
+    """Return, filled as it runs, at how many places a network applies each of its convolutions."""
     positions: dict[str, int] = {}
 
     def count(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             map_ = inputs[0] if isinstance(module, nn.ConvTranspose2d) else output
-            positions[name] = positions.get(name, 0) + map_[:, 0].numel()
+            width = map_.shape[-1 if isinstance(module, nn.Linear) else 1]
+            positions[name] = positions.get(name, 0) + map_.numel() // width
 
         return hook
 
     for name, module in model.named_modules():
         if isinstance(module, CONVOLUTIONS):
             module.register_forward_hook(count(name))
-    with torch.no_grad():
-        model(example)
     return positions
 
 
@@ -105,28 +103,35 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.runs: dict[str, Run] = {}
-        self.splits: list[list[Channels]] = []
-        self.held: dict[int, str] = {}
-        self._owners: dict[int, str] = {}
+        self._splits: list[list[Channels]] = []
+        self._views: list[tuple[str, Channels]] = []
+        self._held: dict[int, str] = {}
+        # A tensor keeps its number alive, and its id taken, as long as the trace lasts.
+        self._owners: dict[int, tuple[Tensor, str]] = {}
+        self._biases: set[int] = set()
         for name, module in model.named_modules():
-            if isinstance(module, (*CONVOLUTIONS, nn.BatchNorm2d)):
+            if isinstance(module, (*CONVOLUTIONS, *NORMS)):
+                self._biases.add(id(module.bias))
                 for tensor in (module.weight, getattr(module, "running_mean", None)):
                     if tensor is not None:
-                        self._owners[id(tensor)] = name
-        # A tensor keeps its number alive, and its id taken, as long as the trace lasts.
-        self._channels: dict[int, tuple[Tensor, Channels]] = {}
-        self._parent: list[int] = []
+                        self._owners[id(tensor)] = (tensor, name)
+        self._numbers: dict[int, tuple[Tensor, Numbers]] = {}
+        self._same_as = SameAs()
         self._where: list[str] = []
+        self._holding: list[str] = []
 
-    def same_as(self) -> Channels:
-        """Return ``[N]``: for every number given, one that stands for all that are the same."""
-        return np.array([self._find(number) for number in range(len(self._parent))])
+    def trace(self) -> Trace:
+        """Return what was found."""
+        return Trace(self.runs, self._same_as.roots(), self._splits, self._views, self._held)
 
-    def entering(self, name: str) -> Callable[[nn.Module, Any], None]:
-        """Return the hook that notes which module runs."""
+    def entering(self, name: str, holds: bool) -> Callable[[nn.Module, Any], None]:
+        """Return the hook that notes that a module runs, which may hold its channels."""
 
         def hook(module: nn.Module, inputs: Any) -> None:
             self._where.append(name)
+            if holds:
+                self._holding.append(f"{type(module).__name__} fixes their number")
+                self.hold(inputs, self._holding[-1])
 
         return hook
 
@@ -134,146 +139,258 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Return the hook that notes that a module is done."""
 
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if holds:
-                self.hold(output, f"{type(module).__name__} fixes their number")
             self._where.pop()
+            if holds:
+                self.hold(output, self._holding.pop())
 
         return hook
 
-    def holding(self, module: nn.Module, inputs: Any) -> None:
-        """Hold what goes into a module: a hook."""
-        self.hold(inputs, f"{type(module).__name__} fixes their number")
-
     def hold(self, value: Any, reason: str) -> None:
         """Hold fast the channels of all tensors in ``value``."""
-        for tensor in _tensors(value):
-            if id(tensor) in self._channels:
-                for number in self._channels[id(tensor)][1].tolist():
-                    self.held.setdefault(number, reason)
+        for tensor in tensors_in(value):
+            if id(tensor) in self._numbers:
+                with unset_fake_temporarily():  # the numbers are real
+                    numbers = self._numbers[id(tensor)][1].flatten().tolist()
+                self._held.update(dict.fromkeys(numbers, reason) | self._held)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
         name = func.overloadpacket.__name__
-        if name in ("convolution", "native_batch_norm", "split", "split_with_sizes", "cat"):
-            getattr(self, f"_{name}")(args, result)
-        elif name in _CHANNELWISE and not kwargs:
-            self._pass_on(args[:1], result if isinstance(result, Tensor) else result[0], name)
-        elif torch.Tag.pointwise in func.tags and isinstance(result, Tensor):
-            self._pass_on(args, result, name)
-        elif any(id(tensor) in self._channels for tensor in _tensors((args, kwargs))):
+        handler = getattr(self, f"_{operations.kind_of(func)}", None)
+        if name in operations.WEIGHT_VIEWS and id(args[0]) in self._owners:
+            self._owners[id(result)] = (result, self._owners[id(args[0])][1])
+        elif handler is not None:
+            with unset_fake_temporarily():
+                handler(func, args, kwargs, result)
+        elif any(True for _ in tensors_in(result)):  # not a question about a device or a number
             self._unknown((args, kwargs), name)
         return result
 
     def _new(self, count: int) -> Channels:
-        first = len(self._parent)
-        self._parent.extend(range(first, first + count))
-        return np.arange(first, first + count)
+        numbers = self._same_as.new(count)
+        if self._holding:
+            self._held.update(dict.fromkeys(numbers.tolist(), self._holding[-1]))
+        return numbers
 
-    def _find(self, number: int) -> int:
-        while self._parent[number] != number:
-            self._parent[number] = self._parent[self._parent[number]]
-            number = self._parent[number]
-        return number
+    def _known(self, tensor: Any) -> bool:
+        return isinstance(tensor, Tensor) and id(tensor) in self._numbers
 
-    def _unite(self, first: Channels, second: Channels) -> None:
-        for a, b in zip(first.tolist(), second.tolist(), strict=True):
-            low, high = sorted((self._find(a), self._find(b)))
-            self._parent[high] = low
-
-    def _of(self, tensor: Tensor) -> Channels:
-        """Return the channels of a tensor; those that nobody has numbered stay."""
-        if id(tensor) not in self._channels:
-            self._set(tensor, self._new(tensor.shape[1]))
+    def _of(self, tensor: Tensor, dim: int) -> Numbers:
+        """Return the channels of a tensor, along ``dim``; those that nobody has numbered stay."""
+        if not self._known(tensor):
+            shape = [1] * tensor.ndim
+            shape[dim] = tensor.shape[dim]
+            self._set(tensor, torch.from_numpy(self._new(tensor.shape[dim])).reshape(shape))
             self.hold(tensor, "they come from outside of the convolutions")
-        return self._channels[id(tensor)][1]
+        return self._numbers[id(tensor)][1]
 
-    def _set(self, tensor: Tensor, numbers: Channels) -> None:
-        self._channels[id(tensor)] = (tensor, numbers)
+    def _set(self, tensor: Tensor, numbers: Numbers) -> None:
+        self._numbers[id(tensor)] = (tensor, numbers)
 
     def _unknown(self, value: Any, name: str) -> None:
         where = next((name for name in reversed(self._where) if name), "the network")
         self.hold(value, f"{where} uses them in {name}, which is not followed")
 
-    def _pass_on(self, args: Sequence[Any], result: Tensor, name: str) -> None:
-        """Channel by channel: the operands' channels become one."""
-        numbered = [x for x in _tensors(args) if id(x) in self._channels]
-        if not numbered:
-            return
-        # Operands of one number (a scalar, or one for each image) do not tie channels.
-        others = [x for x in _tensors(args) if x.ndim and id(x) not in self._channels]
-        same = all(x.ndim == result.ndim and x.shape[1] == result.shape[1] for x in numbered)
-        if not same or any(x.ndim != result.ndim or x.shape[1] != 1 for x in others):
-            self._unknown(args, name)
-            return
-        channels = self._of(numbered[0])
-        for tensor in numbered[1:]:
-            self._unite(channels, self._of(tensor))
-        self._set(result, channels)
+    def _along(self, tensor: Tensor, dim: int, name: str) -> Channels | None:
+        """Return the channels of a tensor that has them along ``dim`` and nowhere else."""
+        numbers = self._of(tensor, dim)
+        if varying(numbers) - {dim % tensor.ndim}:
+            self._unknown(tensor, name)
+            return None
+        return np.array(numbers.expand(self._reach(tensor, dim)).flatten())
 
-    def _record(self, weight: Tensor | None, inputs: Channels, outputs: Channels) -> bool:
-        name = self._owners.get(id(weight))
-        if name is None:
-            return False
-        if name in self.runs:  # a module that runs twice has one set of channels
-            self._unite(self.runs[name].inputs, inputs)
-            self._unite(self.runs[name].outputs, outputs)
+    @staticmethod
+    def _reach(tensor: Tensor, dim: int) -> list[int]:
+        return [size if d == dim % tensor.ndim else 1 for d, size in enumerate(tensor.shape)]
+
+    def _record(
+        self, weight: Tensor | None, inputs: Channels, outputs: Channels, args: Any, name: str
+    ) -> None:
+        owner = self._owners.get(id(weight))
+        if owner is None:
+            self._unknown(args, f"{name} without a module")
+        elif owner[1] in self.runs:  # a module that runs twice has one set of channels
+            before = self.runs[owner[1]]
+            self._same_as.unite(torch.from_numpy(before.inputs), torch.from_numpy(inputs))
+            self._same_as.unite(torch.from_numpy(before.outputs), torch.from_numpy(outputs))
         else:
-            self.runs[name] = Run(inputs, outputs)
-        return True
+            self.runs[owner[1]] = Run(inputs, outputs)
 
-    def _convolution(self, args: tuple[Any, ...], result: Tensor) -> None:
+    def _fresh(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        pass
+
+    def _convolution(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
         x, weight, groups = args[0], args[1], args[8]
-        inputs = self._of(x)
-        if groups == x.shape[1] == result.shape[1] > 1:
-            outputs = inputs
-        else:
-            outputs = self._new(result.shape[1])
-        self._set(result, outputs)
-        if groups > 1 and outputs is not inputs:
+        inputs = self._along(x, 1, "a convolution")
+        if inputs is None:
+            return
+        depthwise = groups == x.shape[1] == result.shape[1] > 1
+        outputs = inputs if depthwise else self._new(result.shape[1])
+        self._set(result, torch.from_numpy(outputs).reshape(self._reach(result, 1)))
+        if groups > 1 and not depthwise:
             self.hold((x, result), f"a convolution has {groups} groups")
-        if not self._record(weight, inputs, outputs):
-            self._unknown((x, result), "a convolution without a module")
+        self._record(weight, inputs, outputs, (x, result), "a convolution")
 
-    def _native_batch_norm(self, args: tuple[Any, ...], result: Any) -> None:
-        channels = self._of(args[0])
-        self._set(result[0], channels)
-        weight = args[1] if args[1] is not None else args[3]
-        if not self._record(weight, channels, channels):
-            self._unknown(args[0], "a normalization without a module")
-
-    def _split(self, args: tuple[Any, ...], result: Any) -> None:
-        x, dim = args[0], args[2] if len(args) > 2 else 0
-        if id(x) not in self._channels:
+    def _linear(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
+        x, weight = args[-2:]
+        if not self._known(x) and id(weight) not in self._owners:
             return
-        if dim % x.ndim == 1:
-            parts = np.split(self._of(x), np.cumsum([part.shape[1] for part in result])[:-1])
-            self.splits.append(parts)
-        else:
-            parts = [self._of(x)] * len(result)
-        for part, numbers in zip(result, parts, strict=True):
-            self._set(part, numbers)
-
-    _split_with_sizes = _split
-
-    def _cat(self, args: tuple[Any, ...], result: Tensor) -> None:
-        parts, dim = args[0], args[1] if len(args) > 1 else 0
-        if not any(id(part) in self._channels for part in parts):
+        if id(weight) not in self._owners:
+            self._unknown(args, "a product of matrices")
             return
-        if dim % result.ndim == 1:
-            self._set(result, np.concatenate([self._of(part) for part in parts]))
+        inputs = self._along(x, x.ndim - 1, "a linear layer")
+        if inputs is not None:
+            outputs = self._new(result.shape[-1])
+            shape = self._reach(result, result.ndim - 1)
+            self._set(result, torch.from_numpy(outputs).reshape(shape))
+            self._record(weight, inputs, outputs, (x, result), "a linear layer")
+
+    def _normalization(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        channels = self._along(args[0], 1, "a normalization")
+        if channels is not None:
+            self._set(result[0], self._numbers[id(args[0])][1])
+            weight = args[1] if args[1] is not None else args[3]
+            self._record(weight, channels, channels, args[0], "a normalization")
+
+    def _products(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
+        """Products of matrices, one a head: a head goes whole or not at all."""
+        first, second = args[:2]
+        if id(second) in self._owners:  # a linear layer, on what does not lie in order
+            self._linear(func, args, kwargs, result)
+            return
+        if not self._known(first) and not self._known(second):
+            return
+        if not (self._known(first) and self._known(second)):
+            self._unknown(args, "products of matrices")
+            return
+        heads = [full(self._numbers[id(x)][1], x, {0})[:, :1, :1] for x in (first, second)]
+        for numbers, tensor in zip(heads, (first, second), strict=True):
+            self._same_as.unite(numbers, self._numbers[id(tensor)][1])
+        self._same_as.unite(*heads)
+        self._set(result, compressed(heads[0]))
+
+    def _pointwise(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Channel by channel: the operands' channels become one."""
+        operands = list(tensors_in((args, kwargs)))
+        numbered = [self._numbers[id(x)][1] for x in operands if self._known(x)]
+        if not numbered or not isinstance(result, Tensor):
+            self._unknown((args, kwargs), func.overloadpacket.__name__)
+            return
+        dims = {d - n.ndim for n in numbered for d in varying(n)}
+        # Operands of one number (a scalar, or one for each image) do not tie channels; those of
+        # many are parameters of the channels that nobody would shorten.
+        others = [x for x in operands if not self._known(x) and id(x) not in self._biases]
+        if any(x.ndim >= -d and x.shape[d] != 1 for x in others for d in dims):
+            self._unknown((args, kwargs), func.overloadpacket.__name__)
+            return
+        together = numbered[0]
+        for numbers in numbered[1:]:
+            self._same_as.unite(together, numbers)
+            together, _ = broadcast(together, numbers)
+        lead = (1,) * (result.ndim - together.ndim)
+        self._set(result, compressed(together.reshape(*lead, *together.shape)))
+
+    def _maps(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """What changes the size of maps and treats every channel by itself."""
+        if not self._known(args[0]):
+            return
+        numbers, dim = self._numbers[id(args[0])][1], args[0].ndim - 3
+        result = result if isinstance(result, Tensor) else result[0]
+        if varying(numbers) <= {dim} and result.shape[dim] == args[0].shape[dim]:
+            self._set(result, numbers)
         else:
-            self._pass_on(parts, result, "cat")
+            self._unknown(args, func.overloadpacket.__name__)
+
+    def _same(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        if self._known(args[0]):
+            result = result if isinstance(result, Tensor) else result[0]
+            if result.shape == args[0].shape:
+                self._set(result, self._numbers[id(args[0])][1])
+            else:
+                self._unknown(args, func.overloadpacket.__name__)
+
+    def _reshape(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
+        """Views and permutations: the numbers take the same way."""
+        if not self._known(args[0]):
+            return
+        numbers = self._numbers[id(args[0])][1]
+        moved = full(numbers, args[0])
+        if "view" in func.overloadpacket.__name__:
+            moved = moved.reshape(result.shape)
+        else:
+            moved = func(moved, *args[1:], **kwargs)
+        moved = compressed(moved)
+        if len(varying(moved)) > len(varying(numbers)):
+            where = self._where[-1] if self._where else ""
+            self._views.append((where, np.array(moved.squeeze())))
+        self._set(result, moved)
+
+    def _reduction(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Means and the like over places, not over channels."""
+        if not self._known(args[0]):
+            return
+        x, numbers = args[0], self._numbers[id(args[0])][1]
+        dims = operations.reduced_dims(func, args, kwargs)
+        if not isinstance(result, Tensor) or dims is None or varying(numbers) & dims:
+            self._unknown(args, func.overloadpacket.__name__)
+            return
+        if result.ndim < x.ndim:
+            left = [size for dim, size in enumerate(numbers.shape) if dim not in dims]
+            numbers = numbers.reshape(left)
+        self._set(result, numbers)
+
+    def _softmax(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
+        if self._known(args[0]) and args[1] % args[0].ndim in varying(
+            self._numbers[id(args[0])][1]
+        ):
+            self._unknown(args, "a softmax")
+        else:
+            self._same(func, args, kwargs, result)
+
+    def _cut(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Parts of a tensor: equal parts of its channels stay equal, others stay as they are."""
+        if not self._known(args[0]):
+            return
+        x, numbers = args[0], self._numbers[id(args[0])][1]
+        name = func.overloadpacket.__name__
+        dim = operations.cut_dim(func, args) % x.ndim
+        if dim in varying(numbers):
+            whole = isinstance(result, Tensor) and result.shape == x.shape
+            if name == "slice" and not whole:
+                self._unknown(args, name)
+                return
+            cut = torch.unbind if name in ("select", "unbind") else None
+            if cut is not None:
+                pieces = list(cut(full(numbers, x, {dim}), dim))
+                self._splits.append([np.array(piece.flatten()) for piece in pieces])
+            elif name != "slice":
+                sizes = [part.shape[dim] for part in result]
+                pieces = list(torch.split(full(numbers, x, {dim}), sizes, dim))
+                self._splits.append([np.array(piece.flatten()) for piece in pieces])
+        moved = func(full(numbers, x), *args[1:], **kwargs)
+        for part, of_part in zip(_listed(result), _listed(moved), strict=True):
+            self._set(part, compressed(of_part))
+
+    def _cat(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
+        parts, dim = args[0], (args[1] if len(args) > 1 else 0) % result.ndim
+        known = [self._numbers[id(part)][1] for part in parts if self._known(part)]
+        if not known:
+            return
+        dims = set().union(*(varying(numbers) for numbers in known))
+        others = [part for part in parts if not self._known(part)]
+        if any(part.shape[d] != 1 for part in others for d in dims - {dim}):
+            self._unknown(args, "cat")
+        elif dim in dims:
+            pieces = [full(self._of(part, dim), part, dims | {dim}) for part in parts]
+            self._set(result, torch.cat(pieces, dim))
+        else:
+            for numbers in known[1:]:
+                self._same_as.unite(known[0], numbers)
+            self._set(result, known[0])
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in nested containers."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
+def _listed(value: Any) -> Sequence[Tensor]:
+    return [value] if isinstance(value, Tensor) else list(value)

@@ -110,9 +110,10 @@ def _expand(use: Use, reduced: Any, inputs: Tensor, outputs: Tensor) -> None:
         module.running_mean[lost] = 0.0
     elif use.is_convolution and use.mixes:
         axis = 1 if isinstance(module, nn.ConvTranspose2d) else 0
+        # What reads a dropped channel ignores it: an activation may not map 0 to 0.
+        module.weight.zero_()
         rows = module.weight.transpose(0, axis)
         rows[outputs[:, None], inputs] = reduced.weight.transpose(0, axis)
-        rows[lost] = 0.0
     else:
         module.weight[outputs] = reduced.weight
         module.weight[lost] = 0.0

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 import numba
+import torch
 
 # Below this many inner operations a second thread costs more than it gives.
 _MIN_WORK = 1 << 15
@@ -32,7 +33,19 @@ def single_threaded() -> Iterator[None]:
 
 def n_threads() -> int:
     """Return on how many threads a kernel called from this thread may run."""
+    _start_numba()
     return getattr(_local, "n_threads", None) or int(numba.get_num_threads())
+
+
+@cache
+def _start_numba() -> None:
+    """Let Numba start its threads, which must not change the number of PyTorch's.
+
+    They may share OpenMP, where Numba sets the number; convolutions would then round differently.
+    """
+    before = torch.get_num_threads()
+    numba.get_num_threads()
+    torch.set_num_threads(before)
 
 
 @cache

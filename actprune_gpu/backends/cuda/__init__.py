@@ -7,6 +7,7 @@ from functools import partial
 from .. import rows
 from . import kmedoids, moments, separability, silhouette, streams, tsne
 from .launch import Launcher
+from .memory import told
 
 
 class CudaBackend:
@@ -17,12 +18,12 @@ class CudaBackend:
     def __init__(self, launcher: Launcher) -> None:
         self.launcher = launcher
         self.map = partial(streams.map_items, launcher.device)
-        self.gather_class_moments = partial(moments.gather_class_moments, launcher)
-        self.jeffries_matusita = partial(separability.jeffries_matusita, launcher)
-        self.separability_distances = partial(separability.separability_distances, launcher)
-        self.pairwise_distances = rows.pairwise_distances
-        self.affinities = partial(tsne.affinities, launcher)
-        self.principal_axes = partial(tsne.principal_axes, launcher)
-        self.tsne = partial(tsne.tsne, launcher)
-        self.kmedoids_sweep = partial(kmedoids.kmedoids_sweep, launcher)
-        self.simplified_silhouette = partial(silhouette.simplified_silhouette, launcher)
+        self.gather_class_moments = partial(told(moments.gather_class_moments), launcher)
+        self.jeffries_matusita = partial(told(separability.jeffries_matusita), launcher)
+        self.separability_distances = partial(told(separability.separability_distances), launcher)
+        self.pairwise_distances = told(rows.pairwise_distances)
+        self.affinities = partial(told(tsne.affinities), launcher)
+        self.principal_axes = partial(told(tsne.principal_axes), launcher)
+        self.tsne = partial(told(tsne.tsne), launcher)
+        self.kmedoids_sweep = partial(told(kmedoids.kmedoids_sweep), launcher)
+        self.simplified_silhouette = partial(told(silhouette.simplified_silhouette), launcher)

@@ -39,15 +39,19 @@ def find(file: str) -> Path | None:
 
 
 def build(nvcc: str, out: Path) -> None:
-    """Compile every source for every architecture into ``out``.
+    """Compile every source for every architecture that nvcc knows into ``out``.
+
+    Drivers compile for newer ones from PTX.
 
     Raises:
         subprocess.CalledProcessError: If nvcc fails.
     """
     out.mkdir(parents=True, exist_ok=True)
-    last = ARCHITECTURES[-1]
-    targets = [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in ARCHITECTURES]
-    targets.append(f"-gencode=arch=compute_{last},code=compute_{last}")
+    command = [nvcc, "--list-gpu-arch"]
+    known = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    architectures = [sm for sm in ARCHITECTURES if f"compute_{sm}" in known]
+    targets = [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in architectures]
+    targets += [f"-gencode=arch=compute_{sm},code=compute_{sm}" for sm in architectures[-1:]]
     for file in sources.files():
         binary = out / f"{Path(file).stem}.fatbin"
         source = str(sources.folder() / file)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+
 from ...errors import InputError
 from .launch import Launcher
 
 # PyTorch's allocator rounds up, and matrix products take a workspace.
 _SLACK = 1.1
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+class MemoryShortageError(InputError):
+    """The memory of a device does not suffice, now; the message says for what."""
 
 
 def fits(launcher: Launcher, n_bytes: int) -> bool:
@@ -18,10 +30,26 @@ def require(launcher: Launcher, n_bytes: int, what: str) -> None:
     """Raise unless so many bytes can be had.
 
     Raises:
-        InputError: If they cannot; the message says how many bytes are needed and what to do.
+        MemoryShortageError: If they cannot; the message says how many bytes are needed and what to
+            do.
     """
     if not fits(launcher, n_bytes):
-        raise InputError(
+        raise MemoryShortageError(
             f"{what} needs {int(n_bytes * _SLACK):,} bytes on {launcher.device}, "
             f"{launcher.free_bytes():,} are free: free some, or use device='cpu'"
         )
+
+
+def told(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Let PyTorch's complaint about memory, where an estimate was too low, be one of ours."""
+
+    @wraps(function)
+    def call(*arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
+        try:
+            return function(*arguments, **options)
+        except torch.cuda.OutOfMemoryError as error:
+            # It begins with how many bytes were asked for, and how many the device has.
+            cause = " ".join(str(error).split()).partition(" If reserved")[0][:400]
+            raise MemoryShortageError(f"{cause} Free some, or use device='cpu'") from error
+
+    return call

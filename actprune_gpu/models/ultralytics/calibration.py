@@ -78,4 +78,4 @@ def load_calibration(
         rows, columns = image.pixels.shape[:2]
         batch[number, :, :rows, :columns] = to_input([image], device)[0]
         content[number] = torch.tensor([0, 0, columns, rows])
-    return Calibration(batch, content)
+    return Calibration.of_images(batch, content)

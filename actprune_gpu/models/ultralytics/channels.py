@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ...errors import InputError
-from ...pruning.graph import ChannelGraph
+from ...pruning.graph import ChannelGraph, Cost
 from ...pruning.remove import remove_channels
 from ...pruning.trace import trace_channels
 from . import ultralytics_module
@@ -59,11 +59,17 @@ def trace_model(model: nn.Module) -> ChannelGraph:
     return trace_channels(
         model,
         parameter.new_zeros(1, 3, EXAMPLE_SIZE, EXAMPLE_SIZE),
+        training=True,
         predicting=predicting,
         outputs=_predictions,
         holds=_fixes_channels,
         layer_of=layer_of,
     )
+
+
+def at_size(cost: Cost, image_size: int) -> Cost:
+    """Return what a graph's cost becomes with an image of ``image_size`` pixels a side."""
+    return Cost(cost.parameters, round(cost.flops * (image_size / EXAMPLE_SIZE) ** 2))
 
 
 def shrink_model(model: nn.Module, graph: ChannelGraph, stays: NDArray[np.bool_]) -> None:

@@ -27,12 +27,14 @@ class Found:
     Attributes:
         activations: By layer, ``[Q, C]`` float32 on the CPU.
         labels: ``[Q]`` int64, classes of the data set.
+        images: ``[Q]`` int64, places of their images in the window.
         objects: Number of objects in the batch, found or not.
         predictions: Number of predictions.
     """
 
     activations: dict[str, Tensor]
     labels: Tensor
+    images: Tensor
     objects: int
     predictions: int
 
@@ -117,18 +119,19 @@ class Detector:
         return Found(
             {name: rows[name][on_device].cpu() for name in self._layers},
             labels[matched],
+            torch.tensor([image.number for image in batch])[image_of_object[matched]],
             len(boxes),
             sum(len(predicted) for predicted in predictions),
         )
 
     def _picker(
         self, centres: Tensor, image_of_object: Tensor, input_size: tuple[int, int]
-    ) -> Callable[[Tensor], Tensor]:
+    ) -> Callable[[str, Tensor], Tensor]:
         """Return the function that takes the vectors ``[M, C]`` at ``centres`` out of a map."""
         images = image_of_object.to(self._device)
         cells: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
-        def pick(features: Tensor) -> Tensor:
+        def pick(layer: str, features: Tensor) -> Tensor:
             if features.ndim != 4:
                 raise InputError(
                     f"layers must put out feature maps [B, C, H, W], got {list(features.shape)}"

@@ -17,7 +17,7 @@ from torch import nn
 
 from ...devices import resolve_device
 from ...errors import InputError
-from .channels import EXAMPLE_SIZE, trace_model
+from .channels import at_size, trace_model
 from .checkpoint import Checkpoint, load_checkpoint
 
 TASKS = ("detect", "segment", "pose", "obb")
@@ -151,8 +151,8 @@ def network_cost(model: nn.Module, image_size: int) -> tuple[int, float]:
     All of its operations grow in proportion to the image, whose sides are ``image_size`` pixels.
     """
     graph = trace_model(model)
-    cost = graph.cost(graph.kept({}))
-    return cost.parameters, cost.flops * (image_size / EXAMPLE_SIZE) ** 2 / 1e9
+    cost = at_size(graph.cost(graph.kept({})), image_size)
+    return cost.parameters, cost.flops / 1e9
 
 
 def runner(model: nn.Module, image_size: int, device: torch.device) -> Callable[[], None]:

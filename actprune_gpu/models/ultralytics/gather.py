@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from ...errors import BackendUnavailableError, InputError
 from ...moments import ClassMoments
+from ...shards import N_SHARDS, Shards
 from .checkpoint import Checkpoint
 from .dataset import Dataset
 from .detector import Detector, Found
 from .images import WINDOW, Window, load_windows
 from .matching import model_classes
 from .result import GatherResult, GatherSettings
+
+# Many classes in a large network: then nothing but the whole is kept.
+_MOST_SHARD_BYTES = 1 << 30
 
 
 def gather(
@@ -41,6 +46,7 @@ def gather(
     state_path: str | os.PathLike[str] | None = None,
     resume: bool = False,
     save_every: int = 512,
+    may_find_nothing: bool = False,
 ) -> GatherResult:
     """Gather the class moments of some layers at the objects that the detector finds.
 
@@ -66,6 +72,7 @@ def gather(
             without interruption on the same machine with as many threads; elsewhere convolutions
             may round differently.
         save_every: Number of images between two savings.
+        may_find_nothing: Whether a result without samples is one.
 
     Raises:
         InputError: If an argument is out of range, a layer is not in the model, model and data set
@@ -88,7 +95,9 @@ def gather(
     )
     class_map = model_classes(dataset.class_names, checkpoint.class_names)
     unknown = [name for name, n in zip(dataset.class_names, class_map, strict=True) if n < 0]
-    state = GatherResult({}, settings, 0, 0, 0, 0, tuple(unknown), dataset.skipped)
+    state = GatherResult(
+        {}, settings, 0, 0, 0, 0, tuple(unknown), dataset.skipped, ({},) * N_SHARDS
+    )
     if resume:
         state = _saved_state(state_path, settings)
     if strict:
@@ -118,14 +127,21 @@ def gather(
         raise
     finally:
         windows.close()
-    if not state.matched:
-        raise InputError(
-            f"no labelled object was found by the detector: {state.objects} objects, "
-            f"{state.predictions} predictions with confidence {confidence}, {len(images)} images"
-        )
+    if not may_find_nothing:
+        require_matches(state)
     if state_path:
         state.save(state_path)
     return state
+
+
+def require_matches(found: GatherResult) -> None:
+    """Raise ``InputError`` if there is no sample."""
+    if not found.matched:
+        raise InputError(
+            f"no labelled object was found by the detector: {found.objects} objects, "
+            f"{found.predictions} predictions with confidence {found.settings.confidence}, "
+            f"{found.settings.n_images} images"
+        )
 
 
 def _find(
@@ -148,25 +164,69 @@ def _advance(
     state: GatherResult, window: Window, found: list[Found], class_names: Sequence[str]
 ) -> GatherResult:
     """Return the state after a window; ``state`` itself stays as it is."""
-    moments = {}
+    moments, shards = state.moments, state.shards
     if found:
         labels = torch.cat([part.labels for part in found])
-        for layer in state.settings.layers:
-            activations = torch.cat([part.activations[layer] for part in found])
-            moments[layer] = (
-                _copy(state.moments[layer])
-                if layer in state.moments
-                else ClassMoments.zeros(activations.shape[1], class_names)
-            )
-            moments[layer].update(activations, labels)
+        activations = {
+            layer: torch.cat([part.activations[layer] for part in found])
+            for layer in state.settings.layers
+        }
+        moments = _updated(moments, activations, labels, class_names)
+        if shards and _bytes(moments) * N_SHARDS > _MOST_SHARD_BYTES:
+            shards = ()
+        places = state.images_done + torch.cat([part.images for part in found])
+        shards = _with_samples(
+            shards, activations, labels, places * N_SHARDS // state.settings.n_images, class_names
+        )
     return replace(
         state,
-        moments=moments or state.moments,
+        moments=moments,
+        shards=shards,
         images_done=state.images_done + window.n_images,
         objects=state.objects + sum(part.objects for part in found),
         matched=state.matched + sum(len(part.labels) for part in found),
         predictions=state.predictions + sum(part.predictions for part in found),
         skipped=state.skipped.with_corrupt_images(window.corrupt),
+    )
+
+
+def _updated(
+    moments: Mapping[str, ClassMoments],
+    activations: Mapping[str, Tensor],
+    labels: Tensor,
+    class_names: Sequence[str],
+) -> Mapping[str, ClassMoments]:
+    """Return new moments with more samples in them; the old ones stay as they are."""
+    new = {}
+    for layer, rows in activations.items():
+        new[layer] = (
+            moments[layer].copy()
+            if layer in moments
+            else ClassMoments.zeros(rows.shape[1], class_names)
+        )
+        new[layer].update(rows, labels)
+    return new
+
+
+def _with_samples(
+    shards: Shards,
+    activations: Mapping[str, Tensor],
+    labels: Tensor,
+    shard_of: Tensor,
+    class_names: Sequence[str],
+) -> Shards:
+    """Return new shards: each with its own samples; those that get none stay the same."""
+    new = list(shards)
+    for number in sorted(set(shard_of.tolist())) if shards else ():
+        mine = shard_of == number
+        rows = {layer: values[mine] for layer, values in activations.items()}
+        new[number] = _updated(shards[number], rows, labels[mine], class_names)
+    return tuple(new)
+
+
+def _bytes(moments: Mapping[str, ClassMoments]) -> int:
+    return sum(
+        part.nbytes for layer in moments.values() for part in (layer.count, layer.mean, layer.m2)
     )
 
 
@@ -176,12 +236,6 @@ def _saved_state(path: str | os.PathLike[str] | None, settings: GatherSettings) 
     state = GatherResult.load(path)
     state.require(settings, path)
     return state
-
-
-def _copy(moments: ClassMoments) -> ClassMoments:
-    return replace(
-        moments, count=moments.count.clone(), mean=moments.mean.clone(), m2=moments.m2.clone()
-    )
 
 
 def _device(device: torch.device | str) -> torch.device:

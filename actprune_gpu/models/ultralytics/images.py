@@ -82,11 +82,13 @@ class LoadedImage:
         source: The image and its labels.
         pixels: ``[H, W, 3]`` uint8, blue-green-red, letterboxed.
         boxes: ``[M, 4]`` float64, the objects in pixels of ``pixels``.
+        number: Its place in the window.
     """
 
     source: LabelledImage
     pixels: NDArray[np.uint8]
     boxes: Tensor
+    number: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,13 +140,14 @@ def _load_window(
 ) -> Window:
     by_shape: dict[tuple[int, int], list[LoadedImage]] = {}
     corrupt = []
-    for image in images:
+    for number, image in enumerate(images):
         pixels = read_image(image)
         if pixels is None:
             corrupt.append(image.name)
             continue
         letterbox = Letterbox.fit(pixels.shape[:2], image_size, stride)
-        loaded = LoadedImage(image, letterbox.apply(pixels), letterbox.boxes(image.boxes))
+        boxes = letterbox.boxes(image.boxes)
+        loaded = LoadedImage(image, letterbox.apply(pixels), boxes, number)
         by_shape.setdefault(letterbox.size, []).append(loaded)
     batches = tuple(
         tuple(group[start : start + batch_size])

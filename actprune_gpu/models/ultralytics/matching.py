@@ -98,3 +98,12 @@ def model_classes(class_names: Sequence[str], model_names: Sequence[str]) -> lis
         f"got {', '.join(class_names[:5])}... ({len(class_names)}) "
         f"for a model of {', '.join(model_names[:5])}... ({len(model_names)})"
     )
+
+
+def known_classes(class_names: Sequence[str], model_names: Sequence[str]) -> list[int]:
+    """Return the model's classes that a data set knows, ascending: a narrow task has few of them.
+
+    Raises:
+        InputError: If the model and the data set have no class in common.
+    """
+    return sorted({number for number in model_classes(class_names, model_names) if number >= 0})

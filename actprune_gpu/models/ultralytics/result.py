@@ -10,6 +10,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...moments import ClassMoments, load_moments, save_moments
+from ...shards import Shards, load_shards, save_shards, shards_path
 from .skipped import SkippedInputs
 
 _SCHEMA = "actprune_gpu.gather/1"
@@ -61,6 +62,8 @@ class GatherResult:
         unknown_classes: Classes of the data set that the model does not know; none of their objects
             can match.
         skipped: What was left out.
+        shards: The moments of parts of the images, in their order: see `actprune_gpu.shards`. Empty
+            if they are too large, or were not kept by the run that is gone on with.
     """
 
     moments: Mapping[str, ClassMoments]
@@ -71,6 +74,7 @@ class GatherResult:
     predictions: int
     unknown_classes: tuple[str, ...]
     skipped: SkippedInputs
+    shards: Shards = ()
 
     @property
     def complete(self) -> bool:
@@ -93,7 +97,15 @@ class GatherResult:
         return {"gather": json.dumps(notes, ensure_ascii=False)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file that `load` reads; an existing one is replaced whole."""
+        """Write a safetensors file that `load` reads; an existing one is replaced whole.
+
+        The shards go into a file beside it, with the same notes: so `load` knows if an end in
+        between has left those of another state.
+        """
+        if self.shards:
+            save_shards(shards_path(path), self.shards, self.metadata)
+        else:
+            shards_path(path).unlink(missing_ok=True)
         save_moments(path, self.moments, self.metadata)
 
     @classmethod
@@ -118,6 +130,7 @@ class GatherResult:
                 notes["predictions"],
                 tuple(notes["unknown_classes"]),
                 SkippedInputs.from_dict(notes["skipped"]),
+                load_shards(shards_path(path), moments, metadata),
             )
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise InputError(f"{path} holds no notes of a gather to go on with: {error}") from None

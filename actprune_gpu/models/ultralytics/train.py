@@ -17,7 +17,7 @@ from torch import nn
 
 from ...devices import resolve_device
 from ...errors import InputError
-from ...files import replace_file
+from ...files import replace_file, require_folder
 from . import ultralytics_module
 from .checkpoint import Checkpoint, load_checkpoint
 from .contained import contained
@@ -99,7 +99,7 @@ def train(
         if value is not None and (type(value) is not int or value < 1):
             raise InputError(f"{name} must be a whole number from 1, got {value!r}")
     where = resolve_device(device)
-    folder = _require_folder(out, may_hold_files=force or resume)
+    folder = require_folder(out, may_hold_files=force or resume)
     checkpoint = load_checkpoint(model, tasks=TASKS)
     if image_size is None:
         size = (checkpoint.contents.get("train_args") or {}).get("imgsz", 640)
@@ -152,15 +152,6 @@ def train(
         trainer.train()
         metrics = {name: float(value) for name, value in trainer.metrics.items()}
         return TrainResult(trainer.best, trainer.last, trainer.epoch + 1, metrics)
-
-
-def _require_folder(out: str | os.PathLike[str], *, may_hold_files: bool) -> Path:
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"out must be a folder, got the file {folder}")
-    if folder.is_dir() and any(folder.iterdir()) and not may_hold_files:
-        raise InputError(f"out must be an empty folder, got {folder} with files in it: use force")
-    return folder
 
 
 def _require_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:

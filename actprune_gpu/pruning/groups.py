@@ -1,22 +1,22 @@
-"""Groups of channels of an Ultralytics network, and what the selection needs to know of them."""
+"""Groups of channels, and what the selection needs to know of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...errors import InputError
-from ...moments import ClassMoments
-from ...pruning.graph import ChannelGraph, ChannelGroup
-from ...pruning.grouping import norms
-from ...pruning.sampling import Calibration
-from ...pruning.subset import input_covariances, rank_by_reconstruction, views_of
-from ...weights import LayerWeights
-from ..hooks import resolve_layers
+from ..errors import InputError
+from ..models.hooks import resolve_layers
+from ..moments import ClassMoments
+from ..weights import LayerWeights
+from .graph import ChannelGraph, ChannelGroup, Channels
+from .grouping import norms
+from .subset import InputMoments, Ranking, rank_by_reconstruction, views_of
 
 _MIN_CHANNELS = 3
 
@@ -65,14 +65,7 @@ def _matching(
             )
     matched = set(resolve_layers(names, patterns))
     found = {group.name for group in groups if matched.intersection(group.members)}
-    growing = True
-    while growing:
-        growing = False
-        for parts in graph.twins:
-            if found.intersection(parts) and not found.issuperset(parts):
-                found.update(parts)
-                growing = True
-    return found
+    return set(graph.with_twins(found))
 
 
 def moments_of(
@@ -81,18 +74,71 @@ def moments_of(
     """Return the moments of each group's channels in each of its members."""
     return {
         group.name: [
-            moments[layer].select(torch.from_numpy(channels))
+            moments[layer].select(torch.from_numpy(rows))
             for layer, channels in group.members.items()
+            for rows in _columns(channels)
         ]
         for group in groups
     }
 
 
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """What feature maps say of a group's channels.
+
+    Attributes:
+        std: ``[C]`` float64, standard deviation of each channel, over its readers.
+        ranking: The order in which the channels are worth keeping to the readers.
+    """
+
+    std: Tensor
+    ranking: Ranking
+
+
+def readers_of(graph: ChannelGraph, group: ChannelGroup) -> dict[str, Channels]:
+    """Return, by name of the modules that read a group's channels, which of their inputs they are.
+
+    Returns:
+        ``[C]``, or ``[C, R]`` where each channel is read in R places, in running order. Modules
+        that read some channels more often than others are left out.
+    """
+    index = {channel: number for number, channel in enumerate(group.channels.tolist())}
+    found: dict[str, Channels] = {}
+    for use in graph.uses.values():
+        if not use.mixes or not use.positions:
+            continue
+        at = [(index[c], place) for place, c in enumerate(use.inputs.tolist()) if c in index]
+        if len(at) and len(at) % len(index) == 0:
+            pairs = np.array(sorted(at), dtype=np.int64)
+            if (np.bincount(pairs[:, 0], minlength=len(index)) * len(index) == len(at)).all():
+                rows = pairs[:, 1].reshape(len(index), -1)
+                found[use.name] = rows[:, 0] if rows.shape[1] == 1 else rows
+    return found
+
+
+def _columns(channels: Channels) -> list[Channels]:
+    """Return ``[C]`` for each of the R places that every channel has in ``[C]`` or ``[C, R]``."""
+    return list(channels.reshape(len(channels), -1).T.copy())
+
+
+def _sum(weights: Tensor, channels: Channels) -> Tensor:
+    return torch.stack([weights[rows] for rows in _columns(channels)]).sum(0)
+
+
+def signals_of(
+    graph: ChannelGraph, groups: Sequence[ChannelGroup], moments: Mapping[str, InputMoments]
+) -> dict[str, Signal]:
+    """Return what the moments of the readers' inputs say of the channels of each group."""
+    found = {}
+    for group in groups:
+        views = views_of(graph, group, moments)
+        std = torch.stack([view.covariance.diagonal() for view in views]).mean(0).sqrt()
+        found[group.name] = Signal(std, rank_by_reconstruction(views))
+    return found
+
+
 def weights_of(
-    model: nn.Module,
-    graph: ChannelGraph,
-    groups: Sequence[ChannelGroup],
-    calibration: Calibration | None,
+    graph: ChannelGraph, groups: Sequence[ChannelGroup], signals: Mapping[str, Signal]
 ) -> dict[str, list[LayerWeights]]:
     """Return the weights of each group's channels in each of its members.
 
@@ -100,46 +146,32 @@ def weights_of(
     for the whole group.
 
     Args:
-        model: The network that ``graph`` is of.
-        graph: Its channels.
+        graph: The network's channels.
         groups: Some of its groups.
-        calibration: Images for ``std`` and ``reconstruct``; without them these are left out.
+        signals: By group; where there is none, ``std`` and ``reconstruct`` are left out.
     """
-    covariances = input_covariances(model, graph, calibration) if calibration else None
     by_layer = _layer_weights(graph)
     found = {}
     for group in groups:
         members = [
-            LayerWeights(*(None if part is None else part[channels] for part in by_layer[layer]))
-            for layer, channels in group.members.items()
+            LayerWeights(*(None if part is None else _sum(part, at) for part in by_layer[layer]))
+            for layer, at in group.members.items()
         ]
-        if covariances is not None:
-            std, lost = _signal(graph, group, covariances)
+        if group.name in signals:
+            signal = signals[group.name]
+            std, lost = signal.std.cpu(), torch.empty_like(signal.std).cpu()
+            lost[signal.ranking.order.cpu()] = signal.ranking.error[:-1].cpu()
             nothing = torch.zeros_like(std)
             members = [
-                LayerWeights(
-                    each.l1,
-                    each.l2,
-                    each.gamma,
-                    nothing if number else std,
-                    nothing if number else lost,
+                replace(
+                    each,
+                    std=nothing if number else std,
+                    reconstruct=nothing if number else lost,
                 )
                 for number, each in enumerate(members)
             ]
         found[group.name] = members
     return found
-
-
-def _signal(
-    graph: ChannelGraph, group: ChannelGroup, covariances: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Return the standard deviations, and what is still lost when each channel's turn comes."""
-    views = views_of(graph, group, covariances)
-    std = torch.stack([view.covariance.diagonal() for view in views]).mean(0).sqrt()
-    ranking = rank_by_reconstruction(views)
-    lost = torch.empty_like(std)
-    lost[ranking.order] = ranking.error[:-1]
-    return std.cpu(), lost.cpu()
 
 
 def _layer_weights(graph: ChannelGraph) -> dict[str, tuple[Tensor, Tensor, Tensor | None]]:

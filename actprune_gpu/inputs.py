@@ -1,0 +1,85 @@
+"""What a network is called with, and running it on shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+
+@dataclass(frozen=True, eq=False)
+class ModelInputs:
+    """The arguments of a forward pass.
+
+    Attributes:
+        args: Positional ones.
+        kwargs: Those by name.
+    """
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def cat(cls, parts: Sequence[ModelInputs]) -> ModelInputs:
+        """Return the inputs of several batches as those of one; what is no tensor is the first's.
+
+        Raises:
+            RuntimeError: If their shapes do not fit.
+        """
+        columns = zip(*(part.tensors() for part in parts), strict=True)
+        joined = iter([torch.cat(column) if column[0].ndim else column[0] for column in columns])
+        return parts[0].map(lambda _: next(joined))
+
+    def run(self, model: nn.Module) -> Any:
+        """Return what a network makes of them."""
+        return model(*self.args, **self.kwargs)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield the tensors among them."""
+        return (leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor))
+
+    def first(self, count: int) -> ModelInputs:
+        """Return them with the first samples of all tensors."""
+        return self.map(lambda x: x[:count] if x.ndim else x)
+
+    def to(self, device: torch.device | str) -> ModelInputs:
+        """Return them with all tensors on ``device``."""
+        return self.map(lambda x: x.to(device, non_blocking=True))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> ModelInputs:
+        """Return them with all tensors changed."""
+        args, kwargs = tree_map_only(Tensor, change, (self.args, dict(self.kwargs)))
+        return ModelInputs(args, kwargs)
+
+
+class Rehearsal:
+    """A network and its inputs without their contents: it can be run to see shapes, at no cost.
+
+    Attributes:
+        model: A copy of the network, of PyTorch's fake tensors; its weights are not copied.
+    """
+
+    def __init__(self, model: nn.Module, inputs: ModelInputs, *, training: bool = False) -> None:
+        """Copy a network."""
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        copies: dict[int, Any] = {}
+        for tensor in (*model.parameters(), *model.buffers()):
+            fake = self._mode.from_tensor(tensor.detach())
+            is_parameter = isinstance(tensor, nn.Parameter)
+            copies[id(tensor)] = nn.Parameter(fake, requires_grad=False) if is_parameter else fake
+        self.model = deepcopy(model, copies).train(training)
+        self._inputs = inputs.map(self._mode.from_tensor)
+
+    def run(self, watched_by: AbstractContextManager[Any] | None = None) -> Any:
+        """Return what the network makes of its inputs, under a dispatch mode if one is given."""
+        # Attention fused into one operation would hide what becomes of the channels.
+        with self._mode, sdpa_kernel(SDPBackend.MATH), watched_by or nullcontext():
+            return self._inputs.run(self.model)

@@ -1,0 +1,369 @@
+"""Pruning of any network: a module and labelled batches in, a smaller module out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from .batches import LabelOf, first_samples
+from .distributed import Ranks
+from .errors import InputError
+from .gather import gather_moments
+from .inputs import ModelInputs
+from .models.fingerprint import fingerprint
+from .models.modes import observed, unwrapped
+from .moments import ClassMoments
+from .progress import Progress, part
+from .pruning.graph import ChannelGraph, ChannelGroup
+from .pruning.groups import choose_groups, readers_of
+from .pruning.numbers import tensors_in
+from .pruning.plan import Costs, GroupPlan, PruningPlan
+from .pruning.rehearsal import rehearse
+from .pruning.remove import remove_channels
+from .pruning.repair import parse_repair
+from .pruning.sampling import Calibration
+from .pruning.step import (
+    Targets,
+    full_cost,
+    observe_and_select,
+    remove_and_repair,
+)
+from .pruning.trace import trace_channels
+from .pruning.zero import expand_channels
+from .selection import SelectionConfig
+from .versions import versions
+
+Mode = Literal["remove", "zero"]
+
+_EXAMPLES = 2  # samples that the network is traced with
+# Positions of a sample that tell what a group's channels do: those of a head or of a map flattened
+# into a linear layer are many, and a few stand for all.
+_MOST_PLACES = 64
+
+
+@dataclass(frozen=True, eq=False)
+class ModelPruneResult:
+    """A pruned network and how it came about.
+
+    Attributes:
+        model: The pruned network, of the classes of the original, on its device and in its mode.
+        plan: What was kept of which layers and why; `apply_plan` replays it.
+        moments: Class moments that the selection was made from, by layer; empty for criteria that
+            need none, and if a plan was replayed.
+    """
+
+    model: nn.Module
+    plan: PruningPlan
+    moments: Mapping[str, ClassMoments]
+
+
+def prune_model(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    classes: Sequence[str] | int = (),
+    label_of: LabelOf | None = None,
+    layers: Sequence[str] = (),
+    protect: Sequence[str] = (),
+    config: SelectionConfig | None = None,
+    target_flops: float | None = None,
+    target_params: float | None = None,
+    mode: Mode = "remove",
+    repair: str = "reconstruct+bn",
+    repair_samples: int = 128,
+    state_path: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> ModelPruneResult:
+    """Prune any network on labelled batches, and repair it without training.
+
+    Which channels belong together is found by following them through the network: convolutions,
+    linear layers, sums, concatenations, splits, attention. What cannot be followed, or where the
+    network has a number written down, keeps its channels. The channels of a group are looked at
+    where they are read: the neurons of a perceptron behind their activation function.
+
+    Where `torch.distributed` runs, every process passes its own part of the batches: they gather
+    together, the first one selects, all repair on samples of all, and all get the same network.
+
+    Args:
+        model: The network. It is left as it is.
+        batches: What `gather_moments` takes, more than once in the same order: a list, or a loader
+            that does not shuffle.
+        classes: The names of the classes, or their number; criteria other than ``"separability"``
+            need none, nor labels.
+        label_of: Gives the labels of a batch.
+        layers: Names or patterns (``"blocks.*.mlp.*"``) of layers that put channels out; with them
+            go all that share theirs. All of them if left out.
+        protect: Names or patterns of layers that keep all channels.
+        config: How channels are selected; by default the weight ``"reconstruct"``, and a target is
+            shared by measured damage.
+        target_flops: Share of the operations of convolutions and linear layers to keep, in (0, 1].
+        target_params: The same for the parameters; with both, both hold.
+        mode: ``"remove"`` takes the channels out of the tensors, ``"zero"`` leaves the shapes as
+            they are. Both networks compute the same.
+        repair: ``"none"``, or some of ``"mean"``, ``"fold"``, ``"reconstruct"`` and ``"bn"`` joined
+            by ``+``.
+        repair_samples: Samples of the first batches to repair on, and to measure damage on.
+        state_path: A file for what has been gathered so far, also on Ctrl-C.
+        resume: Go on with it.
+        progress: Called with (what, done, in all).
+
+    Raises:
+        InputError: If an argument does not fit, the network cannot be followed, or nothing in it
+            can go.
+    """
+    config = config or SelectionConfig(weight="reconstruct", allocation="damage")
+    methods = parse_repair(repair)
+    targets = Targets(target_flops, target_params)
+    _require_mode(mode)
+    if repair_samples < 1:
+        raise InputError(f"repair_samples must be at least 1, got {repair_samples}")
+    if isinstance(batches, Iterator):
+        raise InputError("batches must be iterable more than once, got an iterator: pass a list")
+    network = unwrapped(model)
+    device = _device(network)
+    ranks = Ranks.current()
+    share = first_samples(batches, -(-repair_samples // ranks.count))
+    samples = ModelInputs.cat(ranks.all_of(share.to("cpu"))).first(repair_samples).to(device)
+    graph = channels_of(network, samples.first(_EXAMPLES))
+    groups = choose_groups(graph, layers, protect)
+    moments: Mapping[str, ClassMoments] = {}
+    if config.criterion == "separability":
+        moments = gather_moments(
+            network,
+            batches,
+            layers=_places(graph, groups),
+            classes=classes,
+            label_of=label_of,
+            state_path=state_path,
+            resume=resume,
+            progress=_batches(progress),
+        )
+    calibration = Calibration(samples)
+    with observed(network):
+        select = partial(
+            observe_and_select,
+            network,
+            graph,
+            groups,
+            {group.name: _moments(graph, group, moments) for group in groups},
+            calibration,
+            config=config,
+            targets=targets,
+            original=full_cost(graph),
+            error_of=output_error,
+            devices=[device],
+            together=True,
+            progress=progress,
+        )
+        selections = ranks.on_first(select)
+    keep = {name: selection.keep.tolist() for name, selection in selections.items()}
+    plan = PruningPlan(
+        model_name=type(network).__name__,
+        model_sha256=fingerprint(network),
+        data_sha256=_digest(moments),
+        gathering=_account(moments),
+        selection=config.model_dump(mode="json"),
+        mode=mode,
+        repair="+".join(methods) or "none",
+        repair_images=len(calibration) if methods else 0,
+        targets=targets.as_dict(),
+        steps=1,
+        groups=[
+            GroupPlan.of(
+                group.name,
+                {layer: at.tolist() for layer, at in group.members.items()},
+                selections[group.name],
+                list(range(group.n_channels)),
+            )
+            for group in groups
+        ],
+        versions=versions(),
+        cost=_costs(graph, keep),
+    )
+    pruned = _carried_out(network, graph, plan, calibration, progress)
+    ranks.as_first(pruned)
+    return ModelPruneResult(pruned, plan, moments)
+
+
+def apply_plan(
+    model: nn.Module,
+    plan: PruningPlan | str | os.PathLike[str],
+    batches: Iterable[Any],
+    *,
+    mode: Mode | None = None,
+    repair: str | None = None,
+    progress: Progress | None = None,
+) -> ModelPruneResult:
+    """Replay a plan on a network of the same architecture.
+
+    Args:
+        model: The network. It is left as it is.
+        plan: The plan or its file.
+        batches: Inputs, to follow the channels with and to repair on; they need no labels.
+        mode: ``"remove"`` or ``"zero"``; the plan's if left out.
+        repair: How; as the plan says if left out.
+        progress: Called with (what, done, in all).
+
+    Raises:
+        InputError: If the plan does not fit the network, or an argument is bad.
+    """
+    if not isinstance(plan, PruningPlan):
+        plan = PruningPlan.load(plan)
+    _require_mode(mode or plan.mode)
+    methods = parse_repair(plan.repair if repair is None else repair)
+    network = unwrapped(model)
+    samples = first_samples(batches, max(plan.repair_images, _EXAMPLES)).to(_device(network))
+    graph = channels_of(network, samples.first(_EXAMPLES))
+    plan.require_fit(graph, type(network).__name__)
+    if fingerprint(network) != plan.model_sha256:
+        warnings.warn(
+            f"the plan was made for another {plan.model_name}: these are other weights",
+            stacklevel=2,
+        )
+    changes = {"mode": mode or plan.mode, "repair": "+".join(methods) or "none"}
+    plan = plan.model_copy(update=changes)
+    pruned = _carried_out(network, graph, plan, Calibration(samples), progress)
+    return ModelPruneResult(pruned, plan, {})
+
+
+def channels_of(network: nn.Module, example: ModelInputs) -> ChannelGraph:
+    """Return the channels of a network that may go, found by following them and by trying it.
+
+    Raises:
+        InputError: If the network cannot be followed, or nothing in it can go.
+    """
+    try:
+        graph = trace_channels(network, example)
+    except InputError:
+        raise
+    except Exception as error:
+        first = str(error).partition("\n")[0]
+        raise InputError(
+            f"model must run on the shapes of its inputs alone, got {type(error).__name__}: {first}"
+        ) from error
+    graph = rehearse(network, graph, example)
+    unread = [group.name for group in graph.groups if not readers_of(graph, group)]
+    graph = graph.without(dict.fromkeys(unread, "no module reads all of them alike"))
+    if not graph.groups:
+        reasons = "; ".join(f"{layer}: {why}" for layer, why in list(graph.held.items())[:3])
+        raise InputError(f"model must have channels that can go, got none ({reasons})")
+    return graph
+
+
+def output_error(after: Any, before: Any) -> float:
+    """Return how far a network's outputs are from what they were, in units of their variance."""
+    total = 0.0
+    for now, was in zip(tensors_in(after), tensors_in(before), strict=True):
+        if was.is_floating_point() and was.numel():
+            spread = (was.double() - was.double().mean()).square().sum().clamp(min=1e-12)
+            total += float((now.double() - was.double()).square().sum() / spread)
+    return total
+
+
+def _carried_out(
+    network: nn.Module,
+    graph: ChannelGraph,
+    plan: PruningPlan,
+    calibration: Calibration,
+    progress: Progress | None,
+) -> nn.Module:
+    """Return a copy of the network as the plan says, in its mode."""
+    modes = {name: module.training for name, module in network.named_modules()}
+    with observed(network):
+        pruned = remove_and_repair(
+            network,
+            graph,
+            plan.keep,
+            methods=parse_repair(plan.repair),
+            calibration=calibration,
+            shrink=_shrink,
+            progress=part(progress, "repair"),
+        )
+        if plan.mode == "zero":
+            whole = deepcopy(network)
+            expand_channels(whole, pruned, graph.on(whole), graph.kept(plan.keep))
+            pruned = whole
+    for name, module in pruned.named_modules():
+        module.training = modes.get(name, False)
+    return pruned
+
+
+def _shrink(model: nn.Module, graph: ChannelGraph, stays: NDArray[Any]) -> None:
+    remove_channels(graph, stays)
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next((p.device for p in network.parameters()), torch.device("cpu"))
+
+
+def _places(graph: ChannelGraph, groups: Sequence[ChannelGroup]) -> list[str]:
+    """Return the layers at which the channels of groups are looked at."""
+    found = (name for group in groups for name in readers_of(graph, group))
+    return list(dict.fromkeys(f"{name}:input" for name in found))
+
+
+def _moments(
+    graph: ChannelGraph, group: ChannelGroup, moments: Mapping[str, ClassMoments]
+) -> list[ClassMoments]:
+    """Return the moments of a group's channels wherever they are read."""
+    if not moments:  # a criterion that does not look at classes
+        return [ClassMoments.zeros(group.n_channels, ["none"])]
+    found = []
+    for name, places in readers_of(graph, group).items():
+        columns = places.reshape(group.n_channels, -1).T
+        step = -(-len(columns) // _MOST_PLACES)
+        for rows in columns[::step]:
+            found.append(moments[f"{name}:input"].select(torch.from_numpy(rows.copy())))
+    return found
+
+
+def _batches(progress: Progress | None) -> Any:
+    if progress is None:
+        return None
+    return lambda done, total: progress("batches", done, done if total is None else total)
+
+
+def _digest(moments: Mapping[str, ClassMoments]) -> str:
+    """Return a SHA-256 of what has been gathered."""
+    digest = hashlib.sha256()
+    for name, layer in moments.items():
+        digest.update(name.encode())
+        for tensor in (layer.count, layer.mean, layer.m2):
+            digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _account(moments: Mapping[str, ClassMoments]) -> dict[str, Any]:
+    first = next(iter(moments.values()), None)
+    if first is None:
+        return {"classes": [], "samples": 0}
+    return {
+        "classes": list(first.class_names),
+        "samples": int(first.count.sum(0).max()),
+        "processes": Ranks.current().count,
+    }
+
+
+def _costs(graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> Costs:
+    """Return what the network costs before and after, for one sample as it was traced with."""
+    before, after = (graph.cost(graph.kept(kept)) for kept in ({}, keep))
+    before, after = (replace(cost, flops=cost.flops // _EXAMPLES) for cost in (before, after))
+    return Costs(
+        parameters=(before.parameters, after.parameters), flops=(before.flops, after.flops)
+    )
+
+
+def _require_mode(mode: str) -> None:
+    if mode not in get_args(Mode):
+        raise InputError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")

@@ -1,0 +1,62 @@
+"""What PyTorch's operations do to the channels of their operands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+_KINDS = {
+    "convolution": {"convolution"},
+    "linear": {"addmm", "mm"},
+    "products": {"bmm"},
+    "normalization": {"native_batch_norm", "_native_batch_norm_legit_no_training"},
+    "same": {
+        *("detach", "alias", "clone", "contiguous", "_to_copy", "lift_fresh", "native_dropout"),
+        *("as_strided_", "hardswish", "hardswish_"),
+    },
+    "maps": {
+        *("max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d"),
+        *("upsample_nearest2d", "upsample_bilinear2d", "_upsample_nearest_exact2d"),
+        *("upsample_bicubic2d", "constant_pad_nd", "reflection_pad2d", "replication_pad2d"),
+    },
+    "reshape": {
+        *("view", "_unsafe_view", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand"),
+    },
+    "reduction": {"mean", "sum", "amax", "amin"},
+    "softmax": {"_softmax", "_log_softmax", "_safe_softmax"},
+    "cut": {"split", "split_with_sizes", "unbind", "select", "slice"},
+    "cat": {"cat"},
+    # New tensors, of which only shape and type are taken from another.
+    "fresh": {
+        *("new_zeros", "new_ones", "new_empty", "new_full", "zeros_like", "ones_like"),
+        *("empty_like", "full_like", "new_empty_strided"),
+    },
+}
+# What of a weight is still that weight.
+WEIGHT_VIEWS = {"t", "transpose", "expand", "view", "_unsafe_view", "unsqueeze", "detach"}
+
+_KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names}
+
+
+def kind_of(func: Any) -> str | None:
+    """Return what sort of operation it is; ``None`` if nothing is known of it."""
+    name = func.overloadpacket.__name__
+    if name in _KIND_OF:
+        return _KIND_OF[name]
+    return "pointwise" if torch.Tag.pointwise in func.tags else None
+
+
+def reduced_dims(func: Any, args: Any, kwargs: Any) -> set[int] | None:
+    """Return the axes that a reduction takes away; ``None`` if that is not said."""
+    dims = args[1] if len(args) > 1 else kwargs.get("dim")
+    if dims is None or isinstance(dims, torch.dtype):
+        return None
+    n_axes = args[0].ndim
+    return {dim % n_axes for dim in ([dims] if isinstance(dims, int) else dims)} or None
+
+
+def cut_dim(func: Any, args: Any) -> int:
+    """Return the axis along which an operation takes parts."""
+    at = 2 if func.overloadpacket.__name__ in ("split", "split_with_sizes") else 1
+    return int(args[at]) if len(args) > at else 0

@@ -1,0 +1,216 @@
+"""Channels followed through linear layers, views and products of matrices."""
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from networks import Net, conv, difference, random_keep, randomise, run
+from torch import nn
+from torch.nn import functional
+
+from actprune_gpu.inputs import ModelInputs
+from actprune_gpu.pruning.remove import remove_channels
+from actprune_gpu.pruning.trace import trace_channels
+from actprune_gpu.pruning.zero import expand_channels
+
+
+def tokens(x):
+    return x.flatten(2).transpose(1, 2)
+
+
+def attention(n, x):
+    x = tokens(n.a(x))
+    q, k, v = n.qkv(x).reshape(*x.shape[:2], 3, -1, 3).permute(2, 0, 3, 1, 4).unbind(0)
+    y = functional.scaled_dot_product_attention(q, k, v)
+    return n.out(y.transpose(1, 2).reshape(*x.shape[:2], -1))
+
+
+def by_hand(n, x):
+    x = tokens(n.a(x))
+    q, k, v = (f(x).unflatten(-1, (-1, 3)).transpose(1, 2) for f in (n.q, n.k, n.v))
+    weights = (q @ k.transpose(-2, -1) / 3**0.5).softmax(-1)
+    return n.out((weights @ v).transpose(1, 2).flatten(2))
+
+
+def shuffled(n, x):
+    y = n.a(x)
+    y = y.view(len(y), 2, 4, *y.shape[2:]).transpose(1, 2).flatten(1, 2)
+    return n.c(y)
+
+
+def linear(n_in, n_out, **settings):
+    return nn.Linear(n_in, n_out, **settings)
+
+
+# The network; the groups and how many channels each has; what holds others, in a word.
+NETS = {
+    "maps flattened into a linear layer": (
+        lambda: Net(
+            lambda n, x: n.d(n.c(n.a(x).relu().flatten(1)).relu()),
+            a=conv(3, 6),
+            c=linear(6 * 16, 8),
+            d=linear(8, 3),
+        ),
+        {"a": 6, "c": 8},
+        {"d": "puts them out"},
+    ),
+    "means of maps": (
+        lambda: Net(lambda n, x: n.c(n.a(x).mean((2, 3))), a=conv(3, 6), c=linear(6, 3)),
+        {"a": 6},
+        {},
+    ),
+    "tokens, which do not lie in order": (
+        lambda: Net(
+            lambda n, x: n.d(n.c(tokens(n.a(x))).sigmoid()),
+            a=conv(3, 6),
+            c=linear(6, 8),
+            d=linear(8, 3, bias=False),
+        ),
+        {"a": 6, "c": 8},
+        {"d": "puts them out"},
+    ),
+    "a normalization over channels": (
+        lambda: Net(
+            lambda n, x: n.d(n.c(n.norm(tokens(n.a(x)))).relu()),
+            a=conv(3, 6),
+            norm=nn.LayerNorm(6),
+            c=linear(6, 8),
+            d=linear(8, 3),
+        ),
+        {"c": 8},
+        {"a": "native_layer_norm"},
+    ),
+    "a batch normalization of vectors": (
+        lambda: Net(
+            lambda n, x: n.d(n.norm(n.c(n.a(x).mean((2, 3))))),
+            a=conv(3, 6),
+            c=linear(6, 8),
+            norm=nn.BatchNorm1d(8),
+            d=linear(8, 3),
+        ),
+        {"a": 6, "c": 8},
+        {},
+    ),
+    "gated neurons": (
+        lambda: Net(
+            lambda n, x: n.d(functional.silu(n.gate(tokens(x))) * n.up(tokens(x))),
+            gate=linear(3, 8),
+            up=linear(3, 8),
+            d=linear(8, 3),
+        ),
+        {"gate": 8},
+        {},
+    ),
+    "gated neurons of one layer": (
+        lambda: Net(
+            lambda n, x: n.d((y := n.both(tokens(x)).chunk(2, -1))[0].sigmoid() * y[1]),
+            both=linear(3, 16),
+            d=linear(8, 3),
+        ),
+        {"both": 8},
+        {},
+    ),
+    "attention of one layer": (
+        lambda: Net(attention, a=conv(3, 6), qkv=linear(6, 36), out=linear(12, 3)),
+        {"a": 6, "qkv": 4},
+        {"out": "puts them out"},
+    ),
+    "attention by hand, of three": (
+        lambda: Net(
+            by_hand,
+            **{"a": conv(3, 6), "q": linear(6, 12), "k": linear(6, 12), "v": linear(6, 12)},
+            out=linear(12, 3),
+        ),
+        {"a": 6, "q": 4},
+        {},
+    ),
+    "a shuffle of channels": (
+        lambda: Net(shuffled, a=conv(3, 8), c=conv(8, 4)),
+        {},
+        {"a": "several axes"},
+    ),
+    "channels padded": (
+        lambda: Net(
+            lambda n, x: n.c(functional.pad(n.a(x), (0, 0, 0, 0, 1, 1))), a=conv(3, 6), c=conv(8, 4)
+        ),
+        {},
+        {"a": "constant_pad_nd"},
+    ),
+    "maps padded": (
+        lambda: Net(lambda n, x: n.c(functional.pad(n.a(x), (1, 1))), a=conv(3, 6), c=conv(6, 4)),
+        {"a": 6},
+        {},
+    ),
+    "a softmax over channels": (
+        lambda: Net(lambda n, x: n.c(n.a(x).softmax(1)), a=conv(3, 6), c=conv(6, 4)),
+        {},
+        {"a": "softmax"},
+    ),
+    "a parameter for each channel": (
+        lambda: Net(lambda n, x: n.c(n.a(x) * n.scale.weight), a=conv(3, 6), c=conv(6, 4),
+                    scale=nn.ParameterDict({"weight": torch.rand(6, 1, 1)})),
+        {},
+        {"a": "mul"},
+    ),
+    "some of the channels": (
+        lambda: Net(lambda n, x: n.c(n.a(x)[:, 1:5]), a=conv(3, 6), c=conv(4, 4)),
+        {},
+        {"a": "slice"},
+    ),
+    "tokens joined": (
+        lambda: Net(
+            lambda n, x: n.d(torch.cat([n.c(tokens(x)), n.b(tokens(x))], 1)),
+            b=linear(3, 6),
+            c=linear(3, 6),
+            d=linear(6, 3),
+        ),
+        {"c": 6},
+        {},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_what_is_followed_and_what_is_held(name):
+    build, groups, held = NETS[name]
+    torch.manual_seed(0)
+    net, image = build(), torch.rand(2, 3, 4, 4)
+    if name == "a parameter for each channel":
+        net.scale.weight = net.scale["weight"]
+    net = randomise(net).eval()
+    graph = trace_channels(net, ModelInputs((image,)))
+    assert {group.name: group.n_channels for group in graph.groups} == groups
+    for layer, word in held.items():
+        assert word in graph.held[layer], graph.held[layer]
+    keep = random_keep(graph, seed=2)
+    stays = graph.kept(keep)
+    cost = graph.cost(stays)
+    small, whole = deepcopy(net), deepcopy(net)
+    remove_channels(graph.on(small), stays)
+    assert sum(p.numel() for p in small.parameters()) == cost.parameters
+    expand_channels(whole, small, graph.on(whole), stays)
+    assert difference(run(small, image), run(whole, image)) < 1e-5
+    if groups:
+        assert cost.parameters < sum(p.numel() for p in net.parameters())
+        assert difference(run(small, image), run(net, image)) > 1e-4
+
+
+def test_heads_are_rows_of_query_key_and_value():
+    torch.manual_seed(0)
+    net = NETS["attention of one layer"][0]().eval()
+    graph = trace_channels(net, torch.rand(2, 3, 4, 4))
+    rows = graph["qkv"].members["qkv"]
+    assert rows.shape == (4, 9)
+    assert rows[1].tolist() == [3, 4, 5, 15, 16, 17, 27, 28, 29]
+    three = trace_channels(NETS["attention by hand, of three"][0]().eval(), torch.rand(2, 3, 4, 4))
+    assert {layer: rows.shape for layer, rows in three["q"].members.items()} == dict.fromkeys(
+        "qkv", (4, 3)
+    )
+
+
+def test_operations_of_linear_layers_are_counted():
+    net = NETS["gated neurons"][0]().eval()
+    graph = trace_channels(net, torch.rand(2, 3, 4, 4))
+    everything = np.ones(graph.n_channels, dtype=bool)
+    assert graph.cost(everything).flops == 2 * 32 * (3 * 8 + 3 * 8 + 8 * 3)
