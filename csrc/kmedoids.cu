@@ -98,7 +98,7 @@ __device__ void record(const Points& points, const State& state, Shared& shared,
 
 // The room for a chain's state: shared memory if it fits there, else the workspace.
 __device__ unsigned char* room_for(const Chain& chain, unsigned char* workspace, int shared_bytes) {
-  const long long kicked = n_kicks((int)chain.n, 2) > 0 ? State::kSavedBytes : 0;
+  const long long kicked = is_kicked((int)chain.n) ? State::kSavedBytes : 0;
   return chain.n * (State::kBytes + kicked) <= shared_bytes ? smem_raw : workspace + chain.room;
 }
 

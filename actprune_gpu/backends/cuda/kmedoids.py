@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
-from ..plane import ONE_CHAIN, distance_unit, middle, second_pass, segments, spatial_order
+from ..plane import (
+    ONE_CHAIN,
+    at_random,
+    distance_unit,
+    middle,
+    second_pass,
+    segments,
+    spatial_order,
+    third_pass,
+)
 from ..protocol import Sweep
 from .launch import Launcher
 from .memory import fits, require
@@ -154,6 +163,14 @@ class _Sweeps:
         lanes = torch.arange(_LANES * problem.n_words, device=self.bits.device)
         return _words(lanes < problem.n)
 
+    def places_at_random(self, problem: Problem) -> Tensor:
+        """Return the place ``[32 words]`` of each point in a random order, ``n`` for what is none."""
+        n = problem.n
+        place = torch.full((_LANES * problem.n_words,), n, device=self.bits.device)
+        shuffled = at_random(n).to(place.device)
+        place[shuffled] = torch.arange(n, device=place.device)
+        return place
+
     def run(self, kernel: str, chains: list[Chain], starts: Tensor, *arguments: Tensor) -> None:
         """Let the chains go, each from its medoids in ``starts``."""
         if not chains:
@@ -285,6 +302,12 @@ def _sweep(launcher: Launcher, points: Sequence[Tensor]) -> list[Sweep]:
             row = problem.bits + (k - 2) * problem.n_words
             at = put(sweeps.bits[row : row + problem.n_words])
             chains.append(problem.chain(at, k, stop, crossed=True))
+    sweeps.walk(chains, torch.cat(starts))
+    chains, starts, n_words = [], [start[:0]], 0
+    for problem in sweeps.problems:
+        place = sweeps.places_at_random(problem)
+        for k, stop in third_pass(problem.n):
+            chains.append(problem.chain(put(_words(place < k)), k, stop, crossed=True))
     sweeps.walk(chains, torch.cat(starts))
     return [
         sweeps.result(problem, unit)

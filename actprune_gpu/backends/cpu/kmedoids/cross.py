@@ -6,7 +6,7 @@ import numpy as np
 
 from ..compile import device, inlined
 from .space import NONE
-from .state import CHANGE, EXCESS, NEAR, NEAR_DISTANCE, PLACE, ROOT, add, remove
+from .state import CHANGE, EXCESS, NEAR, NEAR_DISTANCE, PLACE, ROOT, START, STOP, add, remove
 
 _TAKEN = 1 << 20  # added to the excess of a region that is taken over
 
@@ -46,12 +46,12 @@ def find_regions(d, f, i, near):
 
 
 @device
-def best_region(f, i, n, excess):
-    """Return the lowest change of a region with so many medoids more, and the region."""
+def best_region(f, regions, size):
+    """Return the lowest change of any of ``regions [size]``, and that region."""
     best, region = np.inf, np.int64(NONE)
-    for r in range(n):
-        if i[EXCESS, r] == excess and f[CHANGE, r] < best:
-            best, region = f[CHANGE, r], np.int64(r)
+    for t in range(size):
+        if f[CHANGE, regions[t]] < best:
+            best, region = f[CHANGE, regions[t]], regions[t]
     return best, region
 
 
@@ -62,19 +62,27 @@ def choose_regions(f, i, n):
     These are the ones with as many medoids in both clusterings, and pairs of one that has one more
     with one that has one fewer.
     """
-    gained = 0.0
+    gained, n_more, n_fewer = 0.0, 0, 0
+    all_more, all_fewer = i[START], i[STOP]
     for r in range(n):
         if i[EXCESS, r] == 0 and f[CHANGE, r] < 0.0:
             i[EXCESS, r] = _TAKEN
             gained += f[CHANGE, r]
+        elif i[EXCESS, r] == 1:
+            all_more[n_more] = r
+            n_more += 1
+        elif i[EXCESS, r] == -1:
+            all_fewer[n_fewer] = r
+            n_fewer += 1
     while True:
-        by_more, more = best_region(f, i, n, 1)
-        by_fewer, fewer = best_region(f, i, n, -1)
+        by_more, more = best_region(f, all_more, n_more)
+        by_fewer, fewer = best_region(f, all_fewer, n_fewer)
         if more == NONE or fewer == NONE or by_more + by_fewer >= 0.0:
             return gained
-        i[EXCESS, more] = _TAKEN
-        i[EXCESS, fewer] = _TAKEN
         gained += by_more + by_fewer
+        for region in (more, fewer):
+            i[EXCESS, region] = _TAKEN
+            f[CHANGE, region] = np.inf
 
 
 @device

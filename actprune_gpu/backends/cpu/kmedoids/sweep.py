@@ -10,7 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...plane import ONE_CHAIN, distance_unit, middle, second_pass, segments, spatial_order
+from ...plane import (
+    ONE_CHAIN,
+    at_random,
+    distance_unit,
+    middle,
+    second_pass,
+    segments,
+    spatial_order,
+    third_pass,
+)
 from ...protocol import Sweep
 from ..compile import device, kernel
 from ..math import float_bits
@@ -203,6 +212,12 @@ def _sweep(points: Tensor) -> Sweep:
     with Tasks(workers) as tasks:
         for k, stop in second_pass(n):
             values.chain(tasks, starts[k - 2], (k, stop), best, crossed=True)
+    shuffled = at_random(n).numpy()
+    with Tasks(workers) as tasks:
+        for k, stop in third_pass(n):
+            is_medoid = np.zeros(n, np.uint8)
+            is_medoid[shuffled[:k]] = 1
+            values.chain(tasks, is_medoid, (k, stop), best, crossed=True)
     by_number = np.empty_like(best.is_medoid)
     by_number[:, values.order] = best.is_medoid
     return Sweep(
