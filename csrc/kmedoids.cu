@@ -1,11 +1,10 @@
 // k-medoids for every number of clusters: chains that walk along k, a block for each. Several
 // problems go into one launch: their arrays lie one behind another, and descriptors say where.
+#include "kmedoids_cross.cuh"
 #include "kmedoids_search.cuh"
 #include "silhouette.cuh"
 
 extern __shared__ __align__(16) unsigned char smem_raw[];
-
-constexpr int kRevisited = 64;  // with fewer clusters a chain goes on from the best seen
 
 // Where the parts of a problem, and of a chain on it, begin; in elements.
 struct Chain {
@@ -18,6 +17,8 @@ struct Chain {
   long long stop;       // k to stop before
   long long rows;       // results for k = 2, 3, ...
   long long bits;       // bits of their medoids
+  long long near;       // each point's medoid
+  long long crossed;    // whether there are results to cross with
   long long room;       // bytes in the workspace
 };
 
@@ -70,16 +71,18 @@ __device__ void write_bits(const Points& points, const State& state, unsigned* b
   }
 }
 
-// Notes down the clustering if it beats the one noted for k; returns whether it is no worse.
-__device__ bool record(const Points& points, const State& state, Shared& shared, int k,
-                       long long* loss, double* mss_mean, double* mss_nearest, unsigned* bits) {
-  const long long ours = loss_of(points, state, shared), noted = loss[k - 2];
-  if (ours >= noted) return ours == noted;
+// Notes down the clustering if it beats the one noted for k.
+__device__ void record(const Points& points, const State& state, Shared& shared, int k,
+                       long long* loss, double* mss_mean, double* mss_nearest, unsigned* bits,
+                       short* near) {
+  const long long ours = loss_of(points, state, shared);
+  if (ours >= loss[k - 2]) return;
   const double others = 1.0 / (k - 1);
   Silhouette total = {0, 0, 0};
   for (int j = threadIdx.x; j < points.n; j += blockDim.x) {
     add_silhouette(total, state.near_distance[j], state.second_distance[j],
                    (double)state.distance_sum[j], state.size[state.near[j]], others);
+    near[(long long)(k - 2) * points.n + j] = (short)state.near[j];
   }
   total.mean = block_sum(shared.slots, total.mean);
   total.nearest = block_sum(shared.slots, total.nearest);
@@ -91,12 +94,11 @@ __device__ bool record(const Points& points, const State& state, Shared& shared,
   }
   write_bits(points, state, bits + (long long)(k - 2) * points.n_chunks());
   __syncthreads();
-  return true;
 }
 
 // The room for a chain's state: shared memory if it fits there, else the workspace.
 __device__ unsigned char* room_for(const Chain& chain, unsigned char* workspace, int shared_bytes) {
-  const long long kicked = n_kicks((int)chain.n, 2) > 0 ? State::kSavedBytes : 0;
+  const long long kicked = is_kicked((int)chain.n) ? State::kSavedBytes : 0;
   return chain.n * (State::kBytes + kicked) <= shared_bytes ? smem_raw : workspace + chain.room;
 }
 
@@ -107,7 +109,7 @@ extern "C" __global__ void __launch_bounds__(512, 1)
                    const int* __restrict__ number, const int* __restrict__ position,
                    const int* __restrict__ pivot, const int* __restrict__ radius,
                    const unsigned* __restrict__ starts, long long* loss, double* mss_mean,
-                   double* mss_nearest, unsigned* bits, unsigned char* workspace,
+                   double* mss_nearest, unsigned* bits, short* near, unsigned char* workspace,
                    int shared_bytes) {
   __shared__ Shared shared;
   const Chain chain = reinterpret_cast<const Chain*>(chains)[blockIdx.x];
@@ -121,6 +123,7 @@ extern "C" __global__ void __launch_bounds__(512, 1)
   mss_mean += chain.rows;
   mss_nearest += chain.rows;
   bits += chain.bits;
+  near += chain.near;
   load(points, state, shared, starts + chain.start, k);
   unsigned long long random = k;
   while (k + step != stop) {
@@ -130,10 +133,13 @@ extern "C" __global__ void __launch_bounds__(512, 1)
     } else {
       remove_cheapest(points, state, shared, k);
     }
-    settle(points, state, shared, reinterpret_cast<int*>(memory), spare, k, random);
-    if (!record(points, state, shared, k, loss, mss_mean, mss_nearest, bits) && k < kRevisited) {
-      load(points, state, shared, bits + (long long)(k - 2) * points.n_chunks(), k);
+    if (chain.crossed) {
+      descend(points, state, shared, k);
+      cross(points, state, shared, k, near + (long long)(k - 2) * points.n,
+            bits + (long long)(k - 2) * points.n_chunks());
     }
+    settle(points, state, shared, reinterpret_cast<int*>(memory), spare, k, random);
+    record(points, state, shared, k, loss, mss_mean, mss_nearest, bits, near);
   }
 }
 
@@ -158,32 +164,18 @@ extern "C" __global__ void __launch_bounds__(512, 1)
   }
 }
 
-// Merges the results of two passes, `rows` and `bits` apart, into the better for each k, and puts
-// the medoids' bits from the order of positions into that of numbers. A thread does a word of k.
+// Puts the medoids' bits from the order of positions into that of numbers. A thread does a word.
 extern "C" __global__ void __launch_bounds__(128)
-    kmedoids_collect(const long long* __restrict__ loss, const double* __restrict__ mss_mean,
-                     const double* __restrict__ mss_nearest, const unsigned* __restrict__ bits,
-                     const int* __restrict__ position, long long* __restrict__ loss_out,
-                     double* __restrict__ mean_out, double* __restrict__ nearest_out,
-                     unsigned* __restrict__ bits_out, int n, int n_passes) {
-  const int n_words = (n + 31) / 32, n_rows = n - 2;
+    kmedoids_collect(const unsigned* __restrict__ bits, const int* __restrict__ position,
+                     unsigned* __restrict__ bits_out, int n) {
+  const int n_words = (n + 31) / 32;
   const int row = blockIdx.y, word = blockIdx.x * blockDim.x + threadIdx.x;
   if (word >= n_words) return;
-  int pass = 0;
-  for (int other = 1; other < n_passes; ++other) {
-    if (loss[(long long)other * n_rows + row] < loss[(long long)pass * n_rows + row]) pass = other;
-  }
-  const unsigned* from = bits + ((long long)pass * n_rows + row) * n_words;
+  const unsigned* from = bits + (long long)row * n_words;
   unsigned value = 0;
   for (int b = 0; b < 32 && word * 32 + b < n; ++b) {
     const int at = position[word * 32 + b];
     value |= (from[at / 32] >> at % 32 & 1u) << b;
   }
   bits_out[(long long)row * n_words + word] = value;
-  if (word == 0) {
-    const long long best = (long long)pass * n_rows + row;
-    loss_out[row] = loss[best];
-    mean_out[row] = mss_mean[best];
-    nearest_out[row] = mss_nearest[best];
-  }
 }

@@ -3,7 +3,7 @@
 #pragma once
 #include "kmedoids_state.cuh"
 
-constexpr int kFewClusters = 24;
+constexpr int kKicks = 3;
 
 // Flags the chunks that hold points of a cluster for this warp; returns the cluster's reach.
 __device__ long long survey(const Points& points, const State& state, unsigned* member_chunks,
@@ -149,12 +149,8 @@ __device__ void remove_cheapest(const Points& points, State& state, Shared& shar
   remove(points, state, shared, k, points.point_of(cheapest));
 }
 
-__device__ __forceinline__ int n_kicks(int n_points, int k) {
-  if (n_points < 64) return 10;
-  if (n_points < 192) return k < kFewClusters ? 10 : 4;
-  if (n_points < 384) return k < kFewClusters ? 2 : 0;
-  return 0;
-}
+// Whether clusterings get kicks: with more points each costs more and gives less.
+__device__ __forceinline__ bool is_kicked(int n_points) { return n_points < 192; }
 
 // An integer below `below`, from SplitMix64.
 __device__ int draw(unsigned long long& random, int below) {
@@ -207,7 +203,7 @@ __device__ void copy_state(const int* from, int* to, int n) {
 // saved in `spare` meanwhile has an empty agenda.
 __device__ void settle(const Points& points, State& state, Shared& shared, int* memory, int* spare,
                        int k, unsigned long long& random) {
-  const int kicks = k < points.n - 1 ? n_kicks(points.n, k) : 0;
+  const int kicks = is_kicked(points.n) && k < points.n - 1 ? kKicks : 0;
   long long lowest = kNone;
   for (int done = 0;; ++done) {
     descend(points, state, shared, k);

@@ -63,9 +63,13 @@ struct State {
   int* agenda;  // the dirty medoids, shared.n_dirty of them
   Moved moved;
   int* orphan;  // points that have lost their second medoid
+  // Of the regions of `cross`, by their first point.
+  long long* change;
+  int* excess;
+  int* root;
 
   static constexpr int kSavedBytes = 4 * 8 + 9 * 4;  // for each point
-  static constexpr int kBytes = kSavedBytes + 5 * 4;
+  static constexpr int kBytes = kSavedBytes + 5 * 4 + 8 + 2 * 4;
 
   __device__ State(unsigned char* memory, int n) {
     long long* wide = reinterpret_cast<long long*>(memory);
@@ -86,6 +90,9 @@ struct State {
     agenda = narrow + 9LL * n;
     moved = {narrow + 10LL * n, narrow + 11LL * n, narrow + 12LL * n};
     orphan = narrow + 13LL * n;
+    change = reinterpret_cast<long long*>(narrow + 14LL * n);
+    excess = narrow + 16LL * n;
+    root = narrow + 17LL * n;
   }
 };
 

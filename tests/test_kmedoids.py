@@ -197,7 +197,7 @@ RIVALRY = {
 def assert_not_above_fasterpam(points, ours):
     """Not above the expected loss of a random start for each k, nor above any run in sum.
 
-    Both find local optima, so at one k, or one in a hundred, ours may be the unluckier one by 1 %.
+    Both find local optima, so at one k ours may be the unluckier one by 1 %.
     """
     kmedoids = pytest.importorskip("kmedoids")
     distances, ks = distances_ref(points), range(2, len(points))
@@ -205,7 +205,7 @@ def assert_not_above_fasterpam(points, ours):
         [[kmedoids.fasterpam(distances, k, random_state=run).loss for k in ks] for run in range(4)]
     )
     ratio = np.array(ours) / runs.mean(axis=0)
-    assert (ratio > 1.005).sum() <= max(1, 0.01 * len(ratio))
+    assert (ratio > 1.005).sum() <= 1
     assert ratio.max() <= 1.01, f"k={ratio.argmax() + 2}"
     assert (np.sum(ours) <= runs.sum(axis=1)).all()
 

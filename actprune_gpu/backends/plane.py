@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +13,9 @@ from torch import Tensor
 DISTANCE_BITS = 30
 # With fewer points than this, segments of k cost more than they give: one chain goes up, one down.
 ONE_CHAIN = 384
+# With fewer clusters than this, the optima of single swaps differ most, and a k costs most.
+_FEW_CLUSTERS = 16
+_MANY_POINTS = 1024
 _LONGEST_SEGMENT = 512  # values of k
 _LEAF = 16  # points
 
@@ -53,3 +57,37 @@ def segments(n_points: int, shortest: int) -> list[tuple[int, int]]:
         bounds.append(min(bounds[-1] + length, n_points))
         length = min(bounds[-1], _LONGEST_SEGMENT)
     return list(pairwise(bounds))
+
+
+def middle(n_points: int) -> int:
+    """Return the k before which the two chains of few points meet, which then take as long."""
+    return max(min(n_points // 3, _FEW_CLUSTERS), 3)
+
+
+def second_pass(n_points: int) -> list[tuple[int, int]]:
+    """Return ``(k, stop)`` of the chains of the second pass, which cross with the first.
+
+    With few points each of the two chains goes on where the other one has been; with many, all go
+    down, in segments shifted against those before, so that what is good gets across their bounds.
+    """
+    if n_points < ONE_CHAIN:
+        meet = middle(n_points)
+        return [(meet - 1, n_points), (min(meet, n_points - 1), 1)]
+    return [(min(last, n_points - 1), first - 1) for first, last in segments(n_points, 4)]
+
+
+def third_pass(n_points: int) -> list[tuple[int, int]]:
+    """Return ``(k, stop)`` of the chains of the third pass: a step down to each small k.
+
+    Each starts from k points at random, the first ones of ``at_random``, and crosses with the best
+    so far, which all descends from one another. With many points nothing comes of it.
+    """
+    if n_points > _MANY_POINTS:
+        return []
+    return [(k + 1, k - 1) for k in range(min(_FEW_CLUSTERS, n_points) - 1, 1, -1)]
+
+
+def at_random(n_points: int) -> Tensor:
+    """Return the points ``[N]`` int64 in a random order that is always the same."""
+    # Of all generators, this one is promised to give the same in every version of NumPy.
+    return torch.from_numpy(np.random.RandomState(0).permutation(n_points))

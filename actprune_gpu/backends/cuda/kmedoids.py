@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
-from ..plane import ONE_CHAIN, distance_unit, segments, spatial_order
+from ..plane import (
+    ONE_CHAIN,
+    at_random,
+    distance_unit,
+    middle,
+    second_pass,
+    segments,
+    spatial_order,
+    third_pass,
+)
 from ..protocol import Sweep
 from .launch import Launcher
 from .memory import fits, require
@@ -22,7 +31,7 @@ _BLOCK = 256
 _MAX_BLOCK = 512
 # Room for the state of a chain, for each point: see State in csrc/kmedoids_state.cuh.
 _SAVED_BYTES = 4 * 8 + 9 * 4
-_STATE_BYTES = _SAVED_BYTES + 5 * 4
+_STATE_BYTES = _SAVED_BYTES + 5 * 4 + 8 + 2 * 4
 _STATIC_SHARED = 2048  # bytes, at least what the kernels declare
 _UNSEEN = 2**63 - 1
 
@@ -39,6 +48,8 @@ class Chain(NamedTuple):
     stop: int
     rows: int
     bits: int
+    near: int
+    crossed: bool
     room: int = 0
 
 
@@ -51,6 +62,7 @@ class Problem(NamedTuple):
     chunks: int
     rows: int
     bits: int
+    near: int
 
     @property
     def n_words(self) -> int:
@@ -62,24 +74,17 @@ class Problem(NamedTuple):
         """Values of k."""
         return self.n - 2
 
-    @property
-    def n_passes(self) -> int:
-        """How many results there are for each k: two chains that go past it do not share."""
-        return 2 if self.n < ONE_CHAIN else 1
-
-    def chain(self, start: int, k: int, stop: int, in_pass: int = 0) -> Chain:
+    def chain(self, start: int, k: int, stop: int, *, crossed: bool = False) -> Chain:
         """Return a chain from the medoids at ``start``, k of them, to before ``stop``."""
-        rows = self.rows + in_pass * self.n_rows
-        bits = self.bits + in_pass * self.n_rows * self.n_words
-        return Chain(self.n, self.distances, self.points, self.chunks, start, k, stop, rows, bits)
+        return Chain(*self[:4], start, k, stop, *self[4:], crossed)
 
 
 def _layout(sizes: Sequence[int]) -> list[Problem]:
-    problems, begin = [], [0, 0, 0, 0, 0]
+    problems, begin = [], [0, 0, 0, 0, 0, 0]
     for n in sizes:
         problem = Problem(n, *begin)
-        rows = problem.n_passes * problem.n_rows
-        lengths = (n * n, n, problem.n_words, rows, rows * problem.n_words)
+        rows = problem.n_rows
+        lengths = (n * n, n, problem.n_words, rows, rows * problem.n_words, rows * n)
         begin = [at + length for at, length in zip(begin, lengths, strict=True)]
         problems.append(problem)
     return problems
@@ -93,8 +98,8 @@ class _Sweeps:
         self.problems = _layout([len(values) for values in points])
         device = points[0].device
         last = self.problems[-1]
-        n_rows = last.rows + last.n_passes * last.n_rows
-        n_bits = last.bits + last.n_passes * last.n_rows * last.n_words
+        n_rows = last.rows + last.n_rows
+        n_bits = last.bits + last.n_rows * last.n_words
         integers: dict[str, Any] = {"dtype": torch.int32, "device": device}
         self.distances = torch.empty(last.distances + last.n**2, **integers)
         self.number, self.position = torch.empty((2, last.points + last.n), **integers)
@@ -104,6 +109,8 @@ class _Sweeps:
             (2, n_rows), dtype=torch.float64, device=device
         )
         self.bits = torch.empty(n_bits, **integers)
+        n_near = last.near + last.n_rows * last.n
+        self.near = torch.empty(n_near, dtype=torch.int16, device=device)
         self.units = [
             self._measure(problem, values.double())
             for problem, values in zip(self.problems, points, strict=True)
@@ -156,12 +163,20 @@ class _Sweeps:
         lanes = torch.arange(_LANES * problem.n_words, device=self.bits.device)
         return _words(lanes < problem.n)
 
+    def places_at_random(self, problem: Problem) -> Tensor:
+        """Return the place ``[32 words]`` of each point in a random order, ``n`` for what is none."""
+        n = problem.n
+        place = torch.full((_LANES * problem.n_words,), n, device=self.bits.device)
+        shuffled = at_random(n).to(place.device)
+        place[shuffled] = torch.arange(n, device=place.device)
+        return place
+
     def run(self, kernel: str, chains: list[Chain], starts: Tensor, *arguments: Tensor) -> None:
         """Let the chains go, each from its medoids in ``starts``."""
         if not chains:
             return
         in_shared = self.launcher.shared_memory - _STATIC_SHARED
-        rooms = [chain.n * _room_bytes(chain.n) for chain in chains]
+        rooms = [-(-chain.n * _room_bytes(chain.n) // 16) * 16 for chain in chains]
         shared = max((room for room in rooms if room <= in_shared), default=0)
         apart = [0 if room <= in_shared else room for room in rooms]
         workspace = torch.empty(max(sum(apart), 1), dtype=torch.uint8, device=starts.device)
@@ -187,35 +202,27 @@ class _Sweeps:
 
     def walk(self, chains: list[Chain], starts: Tensor) -> None:
         """Let chains go and note the best they see for each k."""
-        self.run(
-            "kmedoids_chain", chains, starts, self.loss, self.mss_mean, self.mss_nearest, self.bits
-        )
+        results = self.loss, self.mss_mean, self.mss_nearest, self.bits, self.near
+        self.run("kmedoids_chain", chains, starts, *results)
 
     def result(self, problem: Problem, unit: float) -> Sweep:
-        """Return the better of the passes for each k."""
-        n, rows = problem.n, problem.n_passes * problem.n_rows
-        noted = slice(problem.rows, problem.rows + rows)
-        loss = self.loss.new_empty(problem.n_rows)
-        mss_mean, mss_nearest = self.mss_mean.new_empty((2, problem.n_rows))
+        """Return the best for each k, with medoids by their number."""
+        n = problem.n
+        rows = slice(problem.rows, problem.rows + problem.n_rows)
         bits = self.bits.new_empty((problem.n_rows, problem.n_words))
         self.launcher.launch(
             "kmedoids_collect",
             (-(-problem.n_words // 128), problem.n_rows),
             128,
-            self.loss[noted],
-            self.mss_mean[noted],
-            self.mss_nearest[noted],
-            self.bits[problem.bits : problem.bits + rows * problem.n_words],
+            self.bits[problem.bits : problem.bits + bits.numel()],
             self.position[problem.points : problem.points + n],
-            loss,
-            mss_mean,
-            mss_nearest,
             bits,
             np.int32(n),
-            np.int32(problem.n_passes),
         )
         medoid_bits = bits.view(torch.uint8)[:, : -(-n // 8)].contiguous()
-        return Sweep(loss.double() * unit, mss_mean, mss_nearest, medoid_bits)
+        loss = self.loss[rows].double() * unit
+        # Copies, so as not to keep those of the other problems.
+        return Sweep(loss, self.mss_mean[rows].clone(), self.mss_nearest[rows].clone(), medoid_bits)
 
 
 def _room_bytes(n: int) -> int:
@@ -233,7 +240,7 @@ def _words(flags: Tensor) -> Tensor:
 def _bytes(n: int) -> int:
     """Return what a problem takes: distances, results, starts, and room for its chains."""
     n_words = -(-n // _LANES)
-    return n * n * 4 + 3 * n * (n_words * 4 + 24) + 2 * len(segments(n, 2)) * n * _room_bytes(n)
+    return n * n * 6 + 3 * n * (n_words * 4 + 24) + 2 * len(segments(n, 2)) * n * _room_bytes(n)
 
 
 def kmedoids_sweep(launcher: Launcher, points: Sequence[Tensor]) -> list[Sweep]:
@@ -263,15 +270,16 @@ def _sweep(launcher: Launcher, points: Sequence[Tensor]) -> list[Sweep]:
         n_words += words.numel()
         return n_words - words.numel()
 
-    # Up from the first medoid and, with few points, down from all of them.
+    # With few points from both ends to the middle, else up in segments.
     chains: list[Chain] = []
     growing: list[Chain] = []
     start_ks: list[int] = []
     for problem in sweeps.problems:
         first = sweeps.first_medoid(problem)
         if problem.n < ONE_CHAIN:
-            chains.append(problem.chain(put(first), 1, problem.n))
-            chains.append(problem.chain(put(sweeps.every_point(problem)), problem.n, 1, in_pass=1))
+            meet = middle(problem.n)
+            chains.append(problem.chain(put(first), 1, meet))
+            chains.append(problem.chain(put(sweeps.every_point(problem)), problem.n, meet - 1))
             continue
         ranges = segments(problem.n, 2)
         rows = torch.zeros((len(ranges), problem.n_words), dtype=torch.int32, device=first.device)
@@ -287,19 +295,20 @@ def _sweep(launcher: Launcher, points: Sequence[Tensor]) -> list[Sweep]:
     start = torch.cat(starts)
     sweeps.run("kmedoids_grow", growing, start, start.new_tensor(start_ks))
     sweeps.walk(chains, start)
-    # Down from what was noted before any of these begins, over segments shifted against the ones
-    # before, so that what is good gets across their bounds.
+    # From what was noted before any of these begins.
     chains, starts, n_words = [], [], 0
     for problem in sweeps.problems:
-        if problem.n < ONE_CHAIN:
-            continue
-        for first_k, last_k in segments(problem.n, 4):
-            k = min(last_k, problem.n - 1)
+        for k, stop in second_pass(problem.n):
             row = problem.bits + (k - 2) * problem.n_words
-            at = put(sweeps.bits[row : row + problem.n_words].clone())
-            chains.append(problem.chain(at, k, first_k - 1))
-    if chains:
-        sweeps.walk(chains, torch.cat(starts))
+            at = put(sweeps.bits[row : row + problem.n_words])
+            chains.append(problem.chain(at, k, stop, crossed=True))
+    sweeps.walk(chains, torch.cat(starts))
+    chains, starts, n_words = [], [start[:0]], 0
+    for problem in sweeps.problems:
+        place = sweeps.places_at_random(problem)
+        for k, stop in third_pass(problem.n):
+            chains.append(problem.chain(put(_words(place < k)), k, stop, crossed=True))
+    sweeps.walk(chains, torch.cat(starts))
     return [
         sweeps.result(problem, unit)
         for problem, unit in zip(sweeps.problems, sweeps.units, strict=True)

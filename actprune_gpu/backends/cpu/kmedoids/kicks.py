@@ -9,19 +9,13 @@ from .search import descend
 from .space import NONE
 from .state import MEDOID, NEAR, PLACE, SIZE, add, loss_of, nearest, remove
 
-_FEW_CLUSTERS = 24
+_KICKS = 3
 
 
 @inlined
-def n_kicks(n_points, k):
-    """Return how many kicks a clustering gets: with more points each costs more and gives less."""
-    if n_points < 64:
-        return 10
-    if n_points < 192:
-        return 10 if k < _FEW_CLUSTERS else 4
-    if n_points < 384:
-        return 2 if k < _FEW_CLUSTERS else 0
-    return 0
+def is_kicked(n_points):
+    """Return whether clusterings get kicks: with more points each costs more and gives less."""
+    return n_points < 192
 
 
 @device
@@ -62,13 +56,12 @@ def move(d, f, i, k, medoid, random):
 def shake(d, f, i, k, spare_f, spare_i, random):
     """Move two neighbouring medoids, descend, and go back if that ended higher."""
     n = d.shape[0]
-    kicks = n_kicks(n, k)
-    if kicks == 0 or k >= n - 1:
+    if not is_kicked(n) or k >= n - 1:
         return random
     lowest = loss_of(f, n)
     copy(f, spare_f)
     copy(i, spare_i)
-    for kick in range(kicks):
+    for kick in range(_KICKS):
         random, t = draw(random, k)
         medoid = i[MEDOID, t]
         neighbour, _ = nearest(d, i, k, medoid, medoid)
@@ -79,7 +72,7 @@ def shake(d, f, i, k, spare_f, spare_i, random):
         if loss > lowest:
             copy(spare_f, f)
             copy(spare_i, i)
-        elif kick < kicks - 1:
+        elif kick < _KICKS - 1:
             lowest = loss
             copy(f, spare_f)
             copy(i, spare_i)

@@ -23,7 +23,7 @@ from .space import (
 )
 
 # Rows of f.
-N_FLOATS = FIRST_FLOAT + 12
+N_FLOATS = FIRST_FLOAT + 13
 (
     NEAR_DISTANCE,
     SECOND_DISTANCE,
@@ -37,10 +37,11 @@ N_FLOATS = FIRST_FLOAT + 12
     LOWEST,  # gain in each block
     DROP,  # largest, of a gain in each block
     BOUND,  # at most what a candidate of each block would change
+    CHANGE,  # of the loss, where a region is taken over from another clustering
 ) = range(FIRST_FLOAT, N_FLOATS)
 
 # Rows of i.
-N_INTEGERS = FIRST_INTEGER + 15
+N_INTEGERS = FIRST_INTEGER + 17
 (
     NEAR,  # the point's medoid
     SECOND,  # the next one
@@ -57,6 +58,8 @@ N_INTEGERS = FIRST_INTEGER + 15
     START,  # the ball: runs of points that hold it, START[t] .. STOP[t] - 1
     STOP,
     MEMBER,  # the points of one cluster
+    ROOT,  # leads to the first point of the region that a point is in
+    EXCESS,  # medoids that another clustering has more in a region
 ) = range(FIRST_INTEGER, N_INTEGERS)
 
 FRESH, STALE, OUTDATED = 0, 1, 2

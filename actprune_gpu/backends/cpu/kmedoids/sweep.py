@@ -10,11 +10,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...plane import ONE_CHAIN, distance_unit, segments, spatial_order
+from ...plane import (
+    ONE_CHAIN,
+    at_random,
+    distance_unit,
+    middle,
+    second_pass,
+    segments,
+    spatial_order,
+    third_pass,
+)
 from ...protocol import Sweep
 from ..compile import device, kernel
 from ..math import float_bits
 from ..threads import Tasks, map_items, n_threads
+from .cross import cross
 from .kicks import shake
 from .search import build, descend, remove_cheapest
 from .space import BLOCK, NUMBER, find_pivots, fixed_point
@@ -31,7 +41,6 @@ from .state import (
     loss_of,
 )
 
-_FEW_CLUSTERS = 64  # with more, going back to the best costs more than it gives
 _MIN_PARALLEL = 48  # points; with fewer, another thread wakes up too late to help
 # Silhouettes are summed in this fixed point, exact in any order; adding 1.5 * 2**52 rounds to it.
 _SILHOUETTE_UNIT = 2.0**40
@@ -69,28 +78,32 @@ class Best(NamedTuple):
     mss_mean: Any
     mss_nearest: Any
     is_medoid: Any  # [N - 2, N] uint8
+    near: Any  # [N - 2, N] int16, each point's medoid
 
 
 def empty_best(n_points: int) -> Best:
+    shape = n_points - 2, n_points
     loss, mss_mean, mss_nearest = np.full((3, n_points - 2), np.inf)
-    return Best(loss, mss_mean, mss_nearest, np.zeros((n_points - 2, n_points), np.uint8))
+    return Best(loss, mss_mean, mss_nearest, np.zeros(shape, np.uint8), np.empty(shape, np.int16))
 
 
 @device
 def record(f, i, k, best):
-    """Note down the clustering if it beats the one noted for k; return whether it is no worse."""
+    """Note down the clustering if it beats the one noted for k."""
     n = best.is_medoid.shape[1]
     loss = loss_of(f, n)
     if loss >= best.loss[k - 2]:
-        return loss == best.loss[k - 2]
+        return
     best.loss[k - 2] = loss
     best.mss_mean[k - 2], best.mss_nearest[k - 2] = silhouettes(
         f[NEAR_DISTANCE, :n], f[SECOND_DISTANCE, :n], f[DISTANCE_SUM, :n], i[NEAR], i[SIZE], k
     )
-    best.is_medoid[k - 2] = 0
+    is_medoid, near = best.is_medoid[k - 2], best.near[k - 2]
+    for j in range(n):
+        is_medoid[j] = 0
+        near[j] = i[NEAR, j]
     for t in range(k):
-        best.is_medoid[k - 2, i[MEDOID, t]] = 1
-    return True
+        is_medoid[i[MEDOID, t]] = 1
 
 
 @kernel
@@ -103,7 +116,7 @@ def grow(d, f, i, is_medoid, k, last):
 
 
 @kernel
-def chain(d, f, i, spare_f, spare_i, is_medoid, k, stop, step, best):
+def chain(d, f, i, spare_f, spare_i, is_medoid, k, stop, step, crossed, best):
     """Walk from the k medoids flagged in ``is_medoid`` by steps of 1 or -1 to before ``stop``."""
     load(d, f, i, is_medoid)
     random = np.uint64(k)
@@ -114,9 +127,11 @@ def chain(d, f, i, spare_f, spare_i, is_medoid, k, stop, step, best):
         else:
             remove_cheapest(d, f, i, k)
         descend(d, f, i, k)
+        if crossed:
+            cross(d, f, i, k, best.near[k - 2], best.is_medoid[k - 2])
+            descend(d, f, i, k)
         random = shake(d, f, i, k, spare_f, spare_i, random)
-        if not record(f, i, k, best) and k < _FEW_CLUSTERS:
-            load(d, f, i, best.is_medoid[k - 2])  # go on from the best
+        record(f, i, k, best)
 
 
 class Points:
@@ -141,11 +156,19 @@ class Points:
         return self._f.copy(), self._i.copy()
 
     def chain(
-        self, tasks: Tasks, is_medoid: NDArray[np.uint8], k: int, stop: int, best: Best
+        self,
+        tasks: Tasks,
+        is_medoid: NDArray[np.uint8],
+        ks: tuple[int, int],
+        best: Best,
+        *,
+        crossed: bool = False,
     ) -> None:
-        """Let a chain go from the k medoids flagged in ``is_medoid`` to before ``stop``."""
+        """Let a chain go from the medoids flagged in ``is_medoid``, so many, to before a stop."""
+        k, stop = ks
         step = 1 if stop > k else -1
-        tasks.add(chain, self.distances, *self.room(), *self.room(), is_medoid, k, stop, step, best)
+        rooms = *self.room(), *self.room()
+        tasks.add(chain, self.distances, *rooms, is_medoid, k, stop, step, crossed, best)
 
     def first_medoid(self) -> NDArray[np.uint8]:
         """Flag the point with the smallest sum of distances."""
@@ -156,35 +179,21 @@ class Points:
         return is_medoid
 
 
-def there_and_back(points: Points, best: Best) -> None:
-    """Sweep in two chains at once: up from BUILD, and down from every point being a medoid."""
+def from_both_ends(points: Points, best: Best, tasks: Tasks) -> None:
+    """Sweep up from BUILD, and down from every point being a medoid, to the middle."""
     n = len(points.order)
-    back = empty_best(n)
-    with Tasks(n_threads() if n >= _MIN_PARALLEL else 1) as tasks:
-        points.chain(tasks, points.first_medoid(), 1, n, best)
-        points.chain(tasks, np.ones(n, np.uint8), n, 1, back)
-    better = back.loss < best.loss
-    for noted, other in zip(best, back, strict=True):
-        noted[better] = other[better]
+    points.chain(tasks, np.ones(n, np.uint8), (n, middle(n) - 1), best)
+    points.chain(tasks, points.first_medoid(), (1, middle(n)), best)
 
 
-def in_segments(points: Points, best: Best) -> None:
-    """Sweep in many chains: up from BUILD's medoids, then down from the best so far."""
-    n = len(points.order)
+def in_segments(points: Points, best: Best, tasks: Tasks) -> None:
+    """Sweep in many chains, up from BUILD's medoids."""
     is_medoid, k = points.first_medoid(), 1
-    with Tasks(n_threads()) as tasks:
-        # BUILD is nested: one run of it passes by the start of every segment.
-        for first, last in segments(n, 2):
-            grow(points.distances, *points.room(), is_medoid, k, first - 1)
-            k = first - 1
-            points.chain(tasks, is_medoid.copy(), k, last, best)
-    # Shifted against the segments before, so that what is good gets across their bounds; each
-    # starts from what was noted before any of them began.
-    starts = best.is_medoid.copy()
-    with Tasks(n_threads()) as tasks:
-        for first, last in segments(n, 4):
-            k = min(last, n - 1)
-            points.chain(tasks, starts[k - 2], k, first - 1, best)
+    # BUILD is nested: one run of it passes by the start of every segment.
+    for first, last in segments(len(points.order), 2):
+        grow(points.distances, *points.room(), is_medoid, k, first - 1)
+        k = first - 1
+        points.chain(tasks, is_medoid.copy(), (k, last), best)
 
 
 def kmedoids_sweep(points: Sequence[Tensor]) -> list[Sweep]:
@@ -195,8 +204,20 @@ def _sweep(points: Tensor) -> Sweep:
     values = Points(points.double())
     n = len(points)
     best = empty_best(n)
-    sweep = there_and_back if n < ONE_CHAIN else in_segments
-    sweep(values, best)
+    workers = n_threads() if n >= _MIN_PARALLEL else 1
+    first_pass = from_both_ends if n < ONE_CHAIN else in_segments
+    with Tasks(workers) as tasks:
+        first_pass(values, best, tasks)
+    starts = best.is_medoid.copy()  # what was noted before any chain of the second pass begins
+    with Tasks(workers) as tasks:
+        for k, stop in second_pass(n):
+            values.chain(tasks, starts[k - 2], (k, stop), best, crossed=True)
+    shuffled = at_random(n).numpy()
+    with Tasks(workers) as tasks:
+        for k, stop in third_pass(n):
+            is_medoid = np.zeros(n, np.uint8)
+            is_medoid[shuffled[:k]] = 1
+            values.chain(tasks, is_medoid, (k, stop), best, crossed=True)
     by_number = np.empty_like(best.is_medoid)
     by_number[:, values.order] = best.is_medoid
     return Sweep(
