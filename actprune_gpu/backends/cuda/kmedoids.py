@@ -164,7 +164,7 @@ class _Sweeps:
         return _words(lanes < problem.n)
 
     def places_at_random(self, problem: Problem) -> Tensor:
-        """Return the place ``[32 words]`` of each point in a random order, ``n`` for what is none."""
+        """Return the place ``[32 words]`` of each point in a random order; ``n`` where none is."""
         n = problem.n
         place = torch.full((_LANES * problem.n_words,), n, device=self.bits.device)
         shuffled = at_random(n).to(place.device)
@@ -240,7 +240,8 @@ def _words(flags: Tensor) -> Tensor:
 def _bytes(n: int) -> int:
     """Return what a problem takes: distances, results, starts, and room for its chains."""
     n_words = -(-n // _LANES)
-    return n * n * 6 + 3 * n * (n_words * 4 + 24) + 2 * len(segments(n, 2)) * n * _room_bytes(n)
+    n_chains = max(2 * len(segments(n, 2)), len(third_pass(n)))
+    return n * n * 6 + 3 * n * (n_words * 4 + 24) + n_chains * n * _room_bytes(n)
 
 
 def kmedoids_sweep(launcher: Launcher, points: Sequence[Tensor]) -> list[Sweep]:
