@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -87,6 +88,7 @@ def third_pass(n_points: int) -> list[tuple[int, int]]:
     return [(k + 1, k - 1) for k in range(min(_FEW_CLUSTERS, n_points) - 1, 1, -1)]
 
 
+@cache
 def at_random(n_points: int) -> Tensor:
     """Return the points ``[N]`` int64 in a random order that is always the same."""
     # Of all generators, this one is promised to give the same in every version of NumPy.
