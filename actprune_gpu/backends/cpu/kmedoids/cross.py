@@ -62,7 +62,7 @@ def choose_regions(f, i, n):
     These are the ones with as many medoids in both clusterings, and pairs of one that has one more
     with one that has one fewer.
     """
-    gained, n_more, n_fewer = 0.0, 0, 0
+    gained, n_more, n_fewer = 0.0, np.int64(0), np.int64(0)
     all_more, all_fewer = i[START], i[STOP]
     for r in range(n):
         if i[EXCESS, r] == 0 and f[CHANGE, r] < 0.0:

@@ -80,7 +80,7 @@ def promising(d, f, i, medoid, n_members, size):
         if in_ball[block] > 0.0 and bound[block] < lowest:
             lowest, first = bound[block], block
     i[START, 0], i[STOP, 0] = first * BLOCK, first * BLOCK + BLOCK
-    correct(d, f, i, n_members, 1)
+    correct(d, f, i, n_members, np.int64(1))
     f[CORRECTION, medoid] = 0.0
     best = 0.0
     for c in range(i[START, 0], i[STOP, 0]):

@@ -268,7 +268,7 @@ def load(d, f, i, is_medoid):
     """Set up the state with the medoids flagged in ``is_medoid [N]``."""
     n = d.shape[0]
     clear(d, f, i)
-    k = 0
+    k = np.int64(0)
     for point in range(n):
         if is_medoid[point]:
             i[MEDOID, k] = point
@@ -282,7 +282,7 @@ def load(d, f, i, is_medoid):
                 f[DISTANCE_SUM, j] += np.float64(row[j])
             k += 1
     for j in range(n):
-        near, f[NEAR_DISTANCE, j] = nearest(d, i, k, j, NONE)
+        near, f[NEAR_DISTANCE, j] = nearest(d, i, k, j, np.int64(NONE))
         i[NEAR, j] = near
         i[SECOND, j], f[SECOND_DISTANCE, j] = nearest(d, i, k, j, near)
         f[REMOVAL, near] += f[SECOND_DISTANCE, j] - f[NEAR_DISTANCE, j]
