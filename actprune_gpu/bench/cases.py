@@ -152,7 +152,7 @@ def sweep(n_points: int, kind: str = "embedding") -> Case:
         contenders["FasterPAM"] = Contender(
             lambda: peers.fasterpam(points, ks), needs="kmedoids", scale=len(every) / len(ks)
         )
-    if n_points <= (1024 if kind == "embedding" else 256):  # two minutes a run at 2048
+    if n_points <= (2048 if kind == "embedding" else 256):  # a minute a run at 2048
         contenders["DynMSC"] = Contender(
             lambda: peers.dynmsc(points), needs="kmedoids", equal_work=False
         )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..compile import device, inlined
+from ..compile import device
 from .space import NONE
 from .state import CHANGE, EXCESS, NEAR, NEAR_DISTANCE, PLACE, ROOT, START, STOP, add, remove
 
 _TAKEN = 1 << 20  # added to the excess of a region that is taken over
 
 
-@inlined
+@device
 def root_of(i, point):
     """Return the first point of the region that ``point`` is in."""
     while i[ROOT, point] != point:
