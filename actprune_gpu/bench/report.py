@@ -92,6 +92,7 @@ def write_plot(path: Path, rows: list[Row]) -> None:
     cases = list(dict.fromkeys(row.case for row in rows if row.p50))
     figure = Figure(figsize=(5.0 * len(cases), 4.2), layout="constrained")
     for axes, case in zip(figure.subplots(1, len(cases), squeeze=False)[0], cases, strict=True):
+        sizes = sorted({row.size for row in rows if row.case == case})
         for contender in dict.fromkeys(row.contender for row in rows if row.case == case):
             points = [
                 (row.size, row.p50)
@@ -106,6 +107,8 @@ def write_plot(path: Path, rows: list[Row]) -> None:
                 label += f", size^{np.polyfit(np.log(x), np.log(y), 1)[0]:.1f}"
             axes.loglog(x, y, "o-", label=label)
         axes.set(title=case, xlabel="size", ylabel="median, ms")
+        axes.set_xticks(sizes, map(str, sizes))
+        axes.set_xticks([], minor=True)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     with replacing(path) as temporary:
