@@ -89,7 +89,7 @@ def choose_regions(f, i, n):
 def cross(d, f, i, k, near, is_medoid):
     """Take over what lowers the loss from another clustering by k medoids.
 
-    Args: int16 ``near [N]`` each point's medoid in it, uint8 ``is_medoid [N]`` flags of them. All
+    Args: integer ``near [N]`` each point's medoid in it, uint8 ``is_medoid [N]`` flags of them. All
     of it is taken over where that lowers the loss more than the best of its regions.
     """
     n = d.shape[0]

@@ -78,13 +78,14 @@ class Best(NamedTuple):
     mss_mean: Any
     mss_nearest: Any
     is_medoid: Any  # [N - 2, N] uint8
-    near: Any  # [N - 2, N] int16, each point's medoid
+    near: Any  # [N - 2, N] int16 if N fits in that, else int32: each point's medoid
 
 
 def empty_best(n_points: int) -> Best:
     shape = n_points - 2, n_points
     loss, mss_mean, mss_nearest = np.full((3, n_points - 2), np.inf)
-    return Best(loss, mss_mean, mss_nearest, np.zeros(shape, np.uint8), np.empty(shape, np.int16))
+    near = np.empty(shape, np.int16 if n_points < 2**15 else np.int32)
+    return Best(loss, mss_mean, mss_nearest, np.zeros(shape, np.uint8), near)
 
 
 @device
