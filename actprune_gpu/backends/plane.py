@@ -16,6 +16,7 @@ DISTANCE_BITS = 30
 ONE_CHAIN = 384
 # With fewer clusters than this, the optima of single swaps differ most, and a k costs most.
 _FEW_CLUSTERS = 16
+# With more points than this, random starts cost more than they give.
 _MANY_POINTS = 1024
 _LONGEST_SEGMENT = 512  # values of k
 _LEAF = 16  # points

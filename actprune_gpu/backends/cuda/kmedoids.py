@@ -163,13 +163,12 @@ class _Sweeps:
         lanes = torch.arange(_LANES * problem.n_words, device=self.bits.device)
         return _words(lanes < problem.n)
 
-    def places_at_random(self, problem: Problem) -> Tensor:
-        """Return the place ``[32 words]`` of each point in a random order; ``n`` where none is."""
-        n = problem.n
-        place = torch.full((_LANES * problem.n_words,), n, device=self.bits.device)
-        shuffled = at_random(n).to(place.device)
-        place[shuffled] = torch.arange(n, device=place.device)
-        return place
+    def at_random(self, problem: Problem, counts: Sequence[int]) -> Tensor:
+        """Return the bits of the first points of a random order, a row of words for each count."""
+        n, device = problem.n, self.bits.device
+        place = torch.full((_LANES * problem.n_words,), n, device=device)
+        place[at_random(n).to(device)] = torch.arange(n, device=device)
+        return _words(place < torch.tensor(counts, device=device)[:, None])
 
     def run(self, kernel: str, chains: list[Chain], starts: Tensor, *arguments: Tensor) -> None:
         """Let the chains go, each from its medoids in ``starts``."""
@@ -231,7 +230,7 @@ def _room_bytes(n: int) -> int:
 
 
 def _words(flags: Tensor) -> Tensor:
-    """Pack ``flags [32 W]`` into ``[W]`` int32, the first one in the lowest bit."""
+    """Pack ``flags [..., 32 W]`` into int32, one behind another, the first in the lowest bit."""
     powers = 2 ** torch.arange(_LANES, device=flags.device)
     words = (flags.view(-1, _LANES) * powers).sum(1)
     return torch.where(words < 2**31, words, words - 2**32).int()
@@ -306,9 +305,12 @@ def _sweep(launcher: Launcher, points: Sequence[Tensor]) -> list[Sweep]:
     sweeps.walk(chains, torch.cat(starts))
     chains, starts, n_words = [], [start[:0]], 0
     for problem in sweeps.problems:
-        place = sweeps.places_at_random(problem)
-        for k, stop in third_pass(problem.n):
-            chains.append(problem.chain(put(_words(place < k)), k, stop, crossed=True))
+        if steps := third_pass(problem.n):
+            at = put(sweeps.at_random(problem, [k for k, _ in steps]))
+            chains += [
+                problem.chain(at + row * problem.n_words, k, stop, crossed=True)
+                for row, (k, stop) in enumerate(steps)
+            ]
     sweeps.walk(chains, torch.cat(starts))
     return [
         sweeps.result(problem, unit)

@@ -8,7 +8,7 @@ from ..compile import device
 from .space import NONE
 from .state import CHANGE, EXCESS, NEAR, NEAR_DISTANCE, PLACE, ROOT, START, STOP, add, remove
 
-_TAKEN = 1 << 20  # added to the excess of a region that is taken over
+_TAKEN = 1 << 20  # for the excess of a region that is taken over
 
 
 @device
