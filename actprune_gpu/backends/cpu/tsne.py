@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .compile import device, inlined, kernel, parallel_kernel
+from .lanes import LANES, butterfly, load, splat
 from .math import exp, log
-from .threads import in_threads, map_items, n_threads
+from .threads import in_threads, n_threads
 
 Floats = NDArray[np.floating[Any]]
 
-LANES = 32
 _MAX_SEARCH = 64  # steps of the perplexity search
 _ENTROPY_TOLERANCE = 1e-7
 # Smaller conditional probabilities are 0: fp32 arithmetic on subnormal numbers is slow.
@@ -32,8 +32,10 @@ _CHECK_EVERY = 50
 _MIN_GRADIENT_NORM = 1e-7
 _LANCZOS_STEPS = 32
 _ROWS = 16  # of the gradient, the unit of work for a thread
-# Below this many points, one thread finishes before others have woken up.
-_MIN_PARALLEL = 192
+# Below this many pairs of points in an iteration, one thread finishes before others have woken up.
+_MIN_PARALLEL = 1 << 15
+# So far away that the squared distance is infinite in fp32, and no coordinate is.
+_FAR = 1e30
 
 
 @inlined
@@ -177,90 +179,115 @@ def _kl_divergence(p: Floats, y: Floats) -> float:
 
 
 @device
-def _gradient_rows(p, y, first, last, lanes, sums):
+def _gradient_rows(p, y, first, last, sums):
     """Fill ``sums [5, N]`` for rows first..last-1: of q, then of attraction and repulsion by axis.
 
-    ``lanes [5 * LANES]`` is one array, its parts at fixed offsets: the compiler sees that they do
-    not overlap.
+    ``p`` and ``y`` are padded, see `_pad`.
     """
-    n = p.shape[0]
-    one = np.float32(1.0)
+    one, zero = splat(np.float32(1.0)), splat(np.float32(0.0))
+    x_row, y_row = y[0], y[1]
     for i in range(first, last):
-        lanes[:] = np.float32(0.0)
-        xi, yi = y[0, i], y[1, i]
-        for base in range(0, n, LANES):
-            for lane in range(min(LANES, n - base)):
-                j = np.uintp(base + lane)
-                dx, dy = xi - y[0, j], yi - y[1, j]
-                q = one / (one + dx * dx + dy * dy)
-                pq = p[i, j] * q
-                qq = q * q
-                lanes[lane] += q
-                lanes[lane + LANES] += pq * dx
-                lanes[lane + 2 * LANES] += pq * dy
-                lanes[lane + 3 * LANES] += qq * dx
-                lanes[lane + 4 * LANES] += qq * dy
-        for part in range(5):
-            sums[part, i] = _butterfly(lanes[part * LANES : (part + 1) * LANES])
-        sums[0, i] -= one  # without the point itself
+        row = p[i]
+        xi, yi = splat(x_row[i]), splat(y_row[i])
+        z, attraction_x, attraction_y, repulsion_x, repulsion_y = zero, zero, zero, zero, zero
+        for base in range(0, p.shape[1], LANES):
+            j = np.uintp(base)
+            dx, dy = xi - load(x_row, j), yi - load(y_row, j)
+            q = one / (one + dx * dx + dy * dy)
+            pq = load(row, j) * q
+            qq = q * q
+            z += q
+            attraction_x += pq * dx
+            attraction_y += pq * dy
+            repulsion_x += qq * dx
+            repulsion_y += qq * dy
+        sums[0, i] = butterfly(z) - np.float32(1.0)  # without the point itself
+        sums[1, i], sums[2, i] = butterfly(attraction_x), butterfly(attraction_y)
+        sums[3, i], sums[4, i] = butterfly(repulsion_x), butterfly(repulsion_y)
+
+
+@inlined
+def _gradient_of(sums, axis, i, exaggeration, inverse):
+    return np.float32(4.0) * (exaggeration * sums[1 + axis, i] - sums[3 + axis, i] * inverse)
 
 
 @device
-def _descend(y, sums, update, gain, exaggeration, momentum, rate, lanes):
-    """Move the points by one step and return the norm of the gradient."""
-    n = y.shape[1]
-    lanes[:] = 0.0
-    for base in range(0, n, LANES):
-        for lane in range(min(LANES, n - base)):
-            lanes[lane] += sums[0, np.uintp(base + lane)]
-    inverse = np.float32(1.0 / _butterfly(lanes))
+def _gradient_norm(sums, exaggeration, inverse, lanes):
     lanes[:] = 0.0
     for axis in range(2):
-        for i in range(n):
-            gradient = np.float32(4.0) * (
-                exaggeration * sums[1 + axis, i] - sums[3 + axis, i] * inverse
-            )
-            if update[axis, i] * gradient < np.float32(0.0):
-                gain[axis, i] += np.float32(0.2)
-            else:
-                gain[axis, i] = max(gain[axis, i] * np.float32(0.8), np.float32(0.01))
-            update[axis, i] = momentum * update[axis, i] - rate * gain[axis, i] * gradient
-            y[axis, i] += update[axis, i]
-            lanes[i % LANES] += np.float64(gradient) * np.float64(gradient)
+        for i in range(sums.shape[1]):
+            gradient = np.float64(_gradient_of(sums, axis, i, exaggeration, inverse))
+            lanes[i % LANES] += gradient * gradient
     return np.sqrt(_butterfly(lanes))
 
 
-def _optimise(p, y, n_iter, early_exaggeration, learning_rate, rows, lanes, row_lanes):
-    """Gradient descent with momentum and gains on ``y [2, N]`` in place; return the iterations.
+@device
+def _descend(y, sums, state, exaggeration, inverse, momentum, rate):
+    """Move the points by one step; ``state [4, N]`` is the last one, then the gains, by axis."""
+    for axis in range(2):
+        for i in range(sums.shape[1]):
+            j = np.uintp(i)
+            gradient = _gradient_of(sums, axis, j, exaggeration, inverse)
+            update, gain = state[axis, j], state[2 + axis, j]
+            if update * gradient < np.float32(0.0):
+                gain += np.float32(0.2)
+            else:
+                gain = max(gain * np.float32(0.8), np.float32(0.01))
+            update = momentum * update - rate * gain * gradient
+            state[axis, j] = update
+            state[2 + axis, j] = gain
+            y[axis, j] += update
+
+
+def _optimise(p, y, n_iter, early_exaggeration, learning_rates, sums, state, lanes, n_done):
+    """Gradient descent with momentum and gains from ``y [runs, 2, N]``, in place, to ``n_done``.
 
     dKL/dy_i = 4 (sum_j p_ij q_ij (y_i - y_j) - 1/Z sum_j q_ij^2 (y_i - y_j)), with the
     unnormalised q_ij = 1 / (1 + |y_i - y_j|^2) and Z their sum (van der Maaten and Hinton, eq. 5).
-    The gains are Jacobs' delta-bar-delta as in the authors' code. ``rows [9, N]``,
-    ``lanes [LANES]`` and ``row_lanes [blocks, 5 * LANES]`` are room to work in.
+    The gains are Jacobs' delta-bar-delta as in the authors' code. The runs differ in their
+    learning rates and go step by step together, so that there is work for all threads. ``p`` and
+    ``y`` are padded, see `_pad`; ``sums [runs, 5, N]``, ``state [runs, 4, N]`` and
+    ``lanes [LANES]`` are room to work in.
     """
-    n = p.shape[0]
-    sums, update, gain = rows[:5], rows[5:7], rows[7:]
-    rate = np.float32(learning_rate)
+    n, n_runs = p.shape[0], y.shape[0]
+    n_blocks = (n + _ROWS - 1) // _ROWS
+    n_done[:] = n_iter
     for iteration in range(n_iter):
         exploring = iteration < _EXPLORATION
         if iteration == 0 or iteration == _EXPLORATION:
             # What was learnt of the exaggerated map does not help afterwards.
-            update[:] = np.float32(0.0)
-            gain[:] = np.float32(1.0)
+            state[:, :2] = np.float32(0.0)
+            state[:, 2:] = np.float32(1.0)
         exaggeration = np.float32(early_exaggeration if exploring else 1.0)
         momentum = np.float32(0.5 if exploring else 0.8)
-        for block in numba.prange(row_lanes.shape[0]):
-            first = _ROWS * block
-            _gradient_rows(p, y, first, min(n, first + _ROWS), row_lanes[block], sums)
-        norm = _descend(y, sums, update, gain, exaggeration, momentum, rate, lanes)
         check = not exploring and (iteration + 1) % _CHECK_EVERY == 0
-        if check and norm <= _MIN_GRADIENT_NORM:
-            return iteration + 1
-    return n_iter
+        for item in numba.prange(n_runs * n_blocks):
+            run, first = item // n_blocks, item % n_blocks * _ROWS
+            if n_done[run] > iteration:
+                _gradient_rows(p, y[run], first, min(n, first + _ROWS), sums[run])
+        for run in range(n_runs):
+            if n_done[run] > iteration:
+                inverse = np.float32(1.0 / _sum(sums[run, 0], lanes))
+                rate = learning_rates[run]
+                _descend(y[run], sums[run], state[run], exaggeration, inverse, momentum, rate)
+                if check:
+                    norm = _gradient_norm(sums[run], exaggeration, inverse, lanes)
+                    if norm <= _MIN_GRADIENT_NORM:
+                        n_done[run] = iteration + 1
 
 
 _optimise_serial = kernel(_optimise)
 _optimise_parallel = parallel_kernel(_optimise)
+
+
+def _pad(array: Floats, value: float) -> Floats:
+    """Return ``array`` with ``value`` at the end of its rows, to a multiple of 32 columns.
+
+    Affinities with 0 and coordinates with `_FAR` change no sum: q is 1 / infinity, exactly 0.
+    """
+    missing = -array.shape[-1] % LANES
+    widths = [(0, 0)] * (array.ndim - 1) + [(0, missing)]
+    return np.pad(array, widths, constant_values=value) if missing else array
 
 
 def tsne(
@@ -270,28 +297,26 @@ def tsne(
     early_exaggeration: float,
     learning_rates: Sequence[float],
 ) -> list[tuple[Tensor, float, int]]:
-    def run(rate: float) -> tuple[Tensor, float, int]:
-        return _run(affinities, initial, n_iter, early_exaggeration, rate)
-
-    return list(map_items(run, learning_rates))
-
-
-def _run(
-    affinities: Tensor,
-    initial: Tensor,
-    n_iter: int,
-    early_exaggeration: float,
-    learning_rate: float,
-) -> tuple[Tensor, float, int]:
-    p = affinities.numpy()
-    y = initial.T.float().contiguous()
-    parallel = n_threads() > 1 and p.shape[0] >= _MIN_PARALLEL
-    optimise = _optimise_parallel if parallel else _optimise_serial
-    n = p.shape[0]
-    rows, lanes = np.empty((9, n), np.float32), np.empty(LANES)
-    row_lanes = np.empty((-(-n // _ROWS), 5 * LANES), np.float32)
-    done = optimise(p, y.numpy(), n_iter, early_exaggeration, learning_rate, rows, lanes, row_lanes)
-    return y.T.contiguous(), float(_kl_divergence(p, y.numpy())), int(done)
+    p, n, n_runs = affinities.numpy(), affinities.shape[0], len(learning_rates)
+    y = _pad(initial.T.float().repeat(n_runs, 1, 1).numpy(), _FAR)
+    n_done = np.empty(n_runs, np.int64)
+    parallel = n_threads() > 1 and n_runs * n * n >= _MIN_PARALLEL
+    (_optimise_parallel if parallel else _optimise_serial)(
+        _pad(p, 0.0),
+        y,
+        n_iter,
+        early_exaggeration,
+        np.array(learning_rates, np.float32),
+        np.empty((n_runs, 5, n), np.float32),
+        np.empty((n_runs, 4, n), np.float32),
+        np.empty(LANES),
+        n_done,
+    )
+    maps = np.ascontiguousarray(y[:, :, :n])
+    return [
+        (torch.from_numpy(map_.T.copy()), _kl_divergence(p, map_), int(done))
+        for map_, done in zip(maps, n_done, strict=True)
+    ]
 
 
 @device
