@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .protocol import SEPARABILITY_STEP, ClassStatistics, SeparabilityDistances
 
-_BLOCK = 256  # rows of one matrix product: only blocks on and above the diagonal are computed
+_BLOCK = 128  # rows of one matrix product: only blocks on and above the diagonal are computed
 
 
 def count_pairs(statistics: ClassStatistics) -> int:

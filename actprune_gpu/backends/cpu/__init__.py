@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import rows
-from . import kmedoids, moments, separability, threads, tsne
+from . import affinities, kmedoids, moments, principal_axes, separability, threads, tsne
 
 
 class CpuBackend:
@@ -15,8 +15,8 @@ class CpuBackend:
     jeffries_matusita = staticmethod(separability.jeffries_matusita)
     separability_distances = staticmethod(separability.separability_distances)
     pairwise_distances = staticmethod(rows.pairwise_distances)
-    affinities = staticmethod(tsne.affinities)
-    principal_axes = staticmethod(tsne.principal_axes)
+    affinities = staticmethod(affinities.affinities)
+    principal_axes = staticmethod(principal_axes.principal_axes)
     tsne = staticmethod(tsne.tsne)
     kmedoids_sweep = staticmethod(kmedoids.kmedoids_sweep)
     simplified_silhouette = staticmethod(kmedoids.simplified_silhouette)

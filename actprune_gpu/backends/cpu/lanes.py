@@ -1,7 +1,11 @@
-"""Vectors of 32 lanes, which a kernel keeps in registers and calculates with like with numbers.
+"""Sums over points, taken as a warp of 32 lanes takes them.
 
-What a warp of a GPU does with one number a lane. A compiler that is left to find such vectors in
-loops over an array of 32 sums writes them to memory and reads them again for every 32 terms.
+Lane l adds up the terms j = l, l + 32, l + 64, ... and the 32 partial sums meet in a butterfly. So
+a GPU finds the same bits, and so does any number of threads; here the lanes fill vector registers.
+
+An array of 32 sums does for most loops. Where time is short there are vectors, with which a kernel
+calculates as with numbers: they stay in registers, whereas the compiler writes an array to memory
+and reads it again for every 32 terms.
 """
 
 from __future__ import annotations
@@ -10,16 +14,19 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
+from .compile import inlined, kernel
+
 LANES = 32
 
 
 class Lanes(types.Type):
-    """Numba's type of a vector of 32 numbers."""
+    """Numba's type of a vector of floating-point numbers."""
 
     def __init__(self, dtype: Any) -> None:
         self.dtype = dtype
@@ -33,19 +40,39 @@ class _LanesModel(models.PrimitiveModel):
         super().__init__(manager, lanes, ir.VectorType(element, LANES))
 
 
-def _define(symbol: Callable[[Any, Any], Any], instruction: str) -> None:
-    """Let ``symbol`` of two vectors be ``instruction``, lane by lane."""
+def _numbers(values: list[int]) -> Any:
+    """Return which lanes of two vectors a new one is made of."""
+    return ir.Constant(ir.VectorType(cgutils.int32_t, len(values)), values)
+
+
+def _splat(builder: Any, number: Any, vector: Any) -> Any:
+    undefined = ir.Constant(vector, ir.Undefined)
+    one = builder.insert_element(undefined, number, cgutils.int32_t(0))
+    return builder.shuffle_vector(one, undefined, _numbers([0] * LANES))
+
+
+def _define(symbol: Callable[..., Any], instruction: str) -> None:
+    """Let ``symbol`` of two vectors, or of a vector and a number, be an instruction of LLVM."""
 
     @infer_global(symbol)
     class _Typing(AbstractTemplate):
         def generic(self, args: Any, kws: Any) -> Any:
-            if len(args) == 2 and isinstance(args[0], Lanes) and args[0] == args[1]:
-                return signature(args[0], *args)
-            return None
+            vectors = [arg for arg in args if isinstance(arg, Lanes)]
+            if len(args) != 2 or not vectors or vectors[0] != vectors[-1]:
+                return None
+            lanes = vectors[0]
+            return signature(lanes, *(arg if arg == lanes else lanes.dtype for arg in args))
 
-    @lower_builtin(symbol, Lanes, Lanes)
-    def _lower(context: Any, builder: Any, typed: Any, args: Any) -> Any:
-        return getattr(builder, instruction)(*args)
+    def lower(context: Any, builder: Any, typed: Any, args: Any) -> Any:
+        vector = context.get_value_type(typed.return_type)
+        operands = (
+            arg if isinstance(kind, Lanes) else _splat(builder, arg, vector)
+            for arg, kind in zip(args, typed.args, strict=True)
+        )
+        return getattr(builder, instruction)(*operands)
+
+    for kinds in ((Lanes, Lanes), (Lanes, types.Float), (types.Float, Lanes)):
+        lower_builtin(symbol, *kinds)(lower)
 
 
 _define(operator.add, "fadd")
@@ -56,32 +83,27 @@ _define(operator.truediv, "fdiv")
 
 
 @intrinsic
+def splat(context: Any, number: Any) -> Any:
+    """Return a vector of 32 times ``number``."""
+
+    def generate(context: Any, builder: Any, typed: Any, args: Any) -> Any:
+        return _splat(builder, args[0], context.get_value_type(typed.return_type))
+
+    return Lanes(number)(number), generate
+
+
+@intrinsic
 def load(context: Any, array: Any, first: Any) -> Any:
     """Return ``array[first : first + 32]`` as a vector; nothing checks that it is all there."""
 
     def generate(context: Any, builder: Any, typed: Any, args: Any) -> Any:
         data = context.make_array(typed.args[0])(context, builder, args[0]).data
         vector = context.get_value_type(typed.return_type)
-        start = builder.gep(data, [args[1]])
-        value = builder.load(builder.bitcast(start, vector.as_pointer()))
-        value.align = vector.element.get_abi_size(context.target_data)
+        value = builder.load(builder.bitcast(builder.gep(data, [args[1]]), vector.as_pointer()))
+        value.align = array.dtype.bitwidth // 8
         return value
 
     return Lanes(array.dtype)(array, types.uintp), generate
-
-
-@intrinsic
-def splat(context: Any, number: Any) -> Any:
-    """Return a vector of 32 times ``number``."""
-
-    def generate(context: Any, builder: Any, typed: Any, args: Any) -> Any:
-        vector = context.get_value_type(typed.return_type)
-        empty = ir.Constant(vector, ir.Undefined)
-        one = builder.insert_element(empty, args[0], cgutils.int32_t(0))
-        zeros = ir.Constant(ir.VectorType(cgutils.int32_t, LANES), [0] * LANES)
-        return builder.shuffle_vector(one, empty, zeros)
-
-    return Lanes(number)(number), generate
 
 
 @intrinsic
@@ -94,16 +116,31 @@ def butterfly(context: Any, lanes: Any) -> Any:
         while width > 1:
             width //= 2
             low, high = (
-                builder.shuffle_vector(
-                    total,
-                    total,
-                    ir.Constant(
-                        ir.VectorType(cgutils.int32_t, width), list(range(start, start + width))
-                    ),
-                )
-                for start in (0, width)
+                builder.shuffle_vector(total, total, _numbers(list(range(first, first + width))))
+                for first in (0, width)
             )
             total = builder.fadd(low, high)
         return builder.extract_element(total, cgutils.int32_t(0))
 
     return lanes.dtype(lanes), generate
+
+
+@inlined
+def sum_of_lanes(lanes):
+    """Add up the 32 lanes, halves onto halves, and return their sum; overwrites ``lanes``."""
+    for lane in range(16):
+        lanes[lane] += lanes[lane + 16]
+    for lane in range(8):
+        lanes[lane] += lanes[lane + 8]
+    for lane in range(4):
+        lanes[lane] += lanes[lane + 4]
+    return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3])
+
+
+@kernel
+def add_up(values, lanes):
+    lanes[:] = 0.0
+    for base in range(0, values.shape[0], LANES):
+        for lane in range(min(LANES, values.shape[0] - base)):
+            lanes[lane] += values[np.uintp(base + lane)]
+    return sum_of_lanes(lanes)
