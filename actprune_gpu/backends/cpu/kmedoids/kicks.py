@@ -64,7 +64,7 @@ def shake(d, f, i, k, spare_f, spare_i, random):
     for kick in range(_KICKS):
         random, t = draw(random, k)
         medoid = i[MEDOID, t]
-        neighbour, _ = nearest(d, i, k, medoid, medoid)
+        neighbour, _ = nearest(d, f, i, k, medoid, medoid)
         random = move(d, f, i, k, medoid, random)
         random = move(d, f, i, k, neighbour, random)
         descend(d, f, i, k)

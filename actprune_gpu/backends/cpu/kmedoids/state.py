@@ -64,6 +64,8 @@ N_INTEGERS = FIRST_INTEGER + 17
 
 FRESH, STALE, OUTDATED = 0, 1, 2
 
+_MANY_MEDOIDS = 128  # more than there are blocks: then it pays to look at the pivots first
+
 
 @device
 def clear(d, f, i):
@@ -206,20 +208,38 @@ def add(d, f, i, k, added):
     announce(d, f, i, k + 1, added, radius + SLACK, size)
 
 
+@inlined
+def closer(i, medoid, distance, nearest, smallest):
+    """Return whether ``medoid`` at ``distance`` goes before the ``nearest`` so far."""
+    return distance <= smallest and (distance < smallest or before(i, medoid, nearest))
+
+
 @device
-def nearest(d, i, k, point, excluded):
+def nearest(d, f, i, k, point, excluded):
     """Return the nearest of the k medoids to ``point``, one left out, and its distance."""
     row = d[point]
     nearest, smallest = np.int64(NONE), np.int32(0x7FFFFFFF)
-    for t in range(k):
-        medoid = i[MEDOID, t]
-        distance = row[medoid]
-        if (
-            distance <= smallest
-            and medoid != excluded
-            and (distance < smallest or before(i, medoid, nearest))
-        ):
-            nearest, smallest = medoid, distance
+    n_blocks = f.shape[1] // BLOCK
+    if k < n_blocks + _MANY_MEDOIDS:
+        for t in range(k):
+            medoid = i[MEDOID, t]
+            distance = row[medoid]
+            if medoid != excluded and closer(i, medoid, distance, nearest, smallest):
+                nearest, smallest = medoid, distance
+        return nearest, np.float64(smallest)
+    own = point // BLOCK
+    to_pivot = row[f.shape[1] :]
+    for t in range(-1, n_blocks):
+        block = own if t < 0 else t  # first, for then most others are too far away
+        if t != own and to_pivot[block] - f[RADIUS, block] - SLACK <= smallest:
+            for medoid in range(BLOCK * block, min(BLOCK * block + BLOCK, d.shape[0])):
+                distance = row[medoid]
+                if (
+                    i[PLACE, medoid] != NONE
+                    and medoid != excluded
+                    and closer(i, medoid, distance, nearest, smallest)
+                ):
+                    nearest, smallest = np.int64(medoid), distance
     return nearest, np.float64(smallest)
 
 
@@ -257,7 +277,7 @@ def remove(d, f, i, k, removed):
             for j in range(first, first + BLOCK):
                 if i[SECOND, j] == removed:
                     near, old = i[NEAR, j], f[SECOND_DISTANCE, j]
-                    i[SECOND, j], f[SECOND_DISTANCE, j] = nearest(d, i, k, j, near)
+                    i[SECOND, j], f[SECOND_DISTANCE, j] = nearest(d, f, i, k, j, near)
                     f[REMOVAL, near] += f[SECOND_DISTANCE, j] - old
                     i[AGE, near] = OUTDATED
     announce(d, f, i, k, removed, radius + SLACK, size)
@@ -282,9 +302,9 @@ def load(d, f, i, is_medoid):
                 f[DISTANCE_SUM, j] += np.float64(row[j])
             k += 1
     for j in range(n):
-        near, f[NEAR_DISTANCE, j] = nearest(d, i, k, j, np.int64(NONE))
+        near, f[NEAR_DISTANCE, j] = nearest(d, f, i, k, j, np.int64(NONE))
         i[NEAR, j] = near
-        i[SECOND, j], f[SECOND_DISTANCE, j] = nearest(d, i, k, j, near)
+        i[SECOND, j], f[SECOND_DISTANCE, j] = nearest(d, f, i, k, j, near)
         f[REMOVAL, near] += f[SECOND_DISTANCE, j] - f[NEAR_DISTANCE, j]
         link(i, j, near)
     for t in range(k):
