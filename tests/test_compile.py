@@ -1,5 +1,8 @@
 """Compiled code on disk: current when the sources are, and no two functions share it."""
 
+import gc
+
+import numba
 import pytest
 
 from actprune_gpu.backends.cpu import compile as compiling
@@ -32,3 +35,33 @@ def test_the_parallel_kernel_is_cached_apart_from_the_serial_one():
     assert serial.__code__.co_firstlineno == parallel.__code__.co_firstlineno
     assert serial.__qualname__ != parallel.__qualname__
     assert tsne._optimise_parallel.targetoptions["parallel"]
+
+
+@pytest.mark.parametrize("was_on", [True, False])
+def test_the_garbage_collector_rests_while_a_kernel_is_compiled(monkeypatch, was_on):
+    seen = []
+    compile_bytecode = numba.core.compiler.compile_extra
+
+    def spy(*args, **options):
+        seen.append(gc.isenabled())
+        return compile_bytecode(*args, **options)
+
+    monkeypatch.setattr(numba.core.compiler, "compile_extra", spy)
+
+    @compiling.device
+    def twice(x):
+        return x + x
+
+    @compiling._compile
+    def four_times(x):
+        return twice(twice(x))
+
+    four_times.py_func.__module__ = twice.py_func.__module__ = compiling.__name__
+    if not was_on:
+        gc.disable()
+    try:
+        assert four_times(1.0) == 4.0
+        assert gc.isenabled() == was_on
+    finally:
+        gc.enable()
+    assert seen == [False, False]

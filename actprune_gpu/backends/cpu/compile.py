@@ -6,11 +6,12 @@ loops from being vectorised; so does an index that could be negative: kernels th
 index with ``np.uintp``. A `kernel` gets all its arrays from its caller, so it need not count
 references to them (``_nrt``), which took a fifth of the time of the k-medoids sweep and kept
 functions from being inlined. A `device` function is for kernels only: it has no way in from Python,
-which saves compile time. Compiled code is cached on disk.
+which saves compile time. The code of kernels is cached on disk.
 """
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -18,8 +19,32 @@ from types import FunctionType
 from typing import Any
 
 import numba
+from numba.core import event
 
 Function = Callable[..., Any]
+
+
+class _CollectorOff(event.Listener):
+    """Keeps the garbage collector from running while one of our functions is compiled.
+
+    A fifteenth of the time went into its looking through all that torch has loaded. Numba compiles
+    one function at a time, and within it those that it calls.
+    """
+
+    def __init__(self) -> None:
+        self._was_on: list[bool] = []
+
+    def on_start(self, event: Any) -> None:
+        self._was_on.append(gc.isenabled())
+        if event.data["dispatcher"].py_func.__module__.startswith(__package__):
+            gc.disable()
+
+    def on_end(self, event: Any) -> None:
+        if self._was_on.pop():
+            gc.enable()
+
+
+event.register("numba:compile", _CollectorOff())
 
 
 def _digest_of_sources() -> str:
@@ -33,7 +58,12 @@ _SOURCES = _digest_of_sources()
 
 
 def _compile(function: Function, **options: Any) -> Function:
-    compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy", **options)(function)
+    return numba.njit(nogil=True, error_model="numpy", **options)(function)  # type: ignore[no-any-return]
+
+
+def _compile_once(function: Function, **options: Any) -> Function:
+    """Compile as `_compile` does, and cache the code on disk."""
+    compiled: Any = _compile(function, cache=True, **options)
     # Numba takes compiled code for current as long as the function's own file stays the same, but
     # it holds inlined functions and constants of other files, too.
     cache_file = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
@@ -45,11 +75,11 @@ def _compile(function: Function, **options: Any) -> Function:
 
 def kernel(function: Function) -> Function:
     """Compile a function that Python calls and that allocates nothing."""
-    return _compile(function, _nrt=False)
+    return _compile_once(function, _nrt=False)
 
 
 def device(function: Function) -> Function:
-    """Compile a function that only kernels call."""
+    """Compile a function that only kernels call: their code on disk holds it."""
     return _compile(function, _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
@@ -60,7 +90,7 @@ def parallel_kernel(function: Function) -> Function:
     twin = FunctionType(function.__code__.replace(co_name=name), function.__globals__, name)
     twin.__qualname__ = name
     twin.__module__ = function.__module__
-    return _compile(twin, parallel=True)
+    return _compile_once(twin, parallel=True)
 
 
 inlined: Callable[[Function], Function] = numba.njit(inline="always", error_model="numpy")

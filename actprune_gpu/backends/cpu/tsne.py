@@ -106,13 +106,17 @@ def _gradient_norm(sums, exaggeration, inverse, lanes):
 
 
 @device
-def _descend(y, sums, state, exaggeration, inverse, momentum, rate):
-    """Move the points by one step; ``state [4, N]`` is the last one, then the gains, by axis."""
+def _descend(y, sums, state, fresh, exaggeration, inverse, momentum, rate):
+    """Move the points by one step.
+
+    ``state [4, N]`` is the last one, then the gains, by axis; if ``fresh`` there is none yet.
+    """
     for axis in range(2):
         for i in range(sums.shape[1]):
             j = np.uintp(i)
             gradient = _gradient_of(sums, axis, j, exaggeration, inverse)
-            update, gain = state[axis, j], state[2 + axis, j]
+            update = np.float32(0.0) if fresh else state[axis, j]
+            gain = np.float32(1.0) if fresh else state[2 + axis, j]
             if update * gradient < np.float32(0.0):
                 gain += np.float32(0.2)
             else:
@@ -124,24 +128,21 @@ def _descend(y, sums, state, exaggeration, inverse, momentum, rate):
 
 
 def _optimise(p, y, n_iter, early_exaggeration, learning_rates, sums, state, lanes, n_done):
-    """Gradient descent with momentum and gains from ``y [runs, 2, N]``, in place, to ``n_done``.
+    """Gradient descent with momentum and gains from ``y [runs, 2, N]``, in place.
 
     dKL/dy_i = 4 (sum_j p_ij q_ij (y_i - y_j) - 1/Z sum_j q_ij^2 (y_i - y_j)), with the
     unnormalised q_ij = 1 / (1 + |y_i - y_j|^2) and Z their sum (van der Maaten and Hinton, eq. 5).
     The gains are Jacobs' delta-bar-delta as in the authors' code. The runs differ in their
-    learning rates and go step by step together, so that there is work for all threads. ``p`` and
-    ``y`` are padded, see `_pad`; ``sums [runs, 5, N]``, ``state [runs, 4, N]`` and
-    ``lanes [LANES]`` are room to work in.
+    learning rates and go step by step together, so that there is work for all threads; a run that
+    ends before ``n_iter`` has that put down in ``n_done [runs]``. ``p`` and ``y`` are padded, see
+    `_pad`; ``sums [runs, 5, N]``, ``state [runs, 4, N]`` and ``lanes [LANES]`` are room to work in.
     """
     n, n_runs = p.shape[0], y.shape[0]
     n_blocks = (n + _ROWS - 1) // _ROWS
-    n_done[:] = n_iter
     for iteration in range(n_iter):
         exploring = iteration < _EXPLORATION
-        if iteration == 0 or iteration == _EXPLORATION:
-            # What was learnt of the exaggerated map does not help afterwards.
-            state[:, :2] = np.float32(0.0)
-            state[:, 2:] = np.float32(1.0)
+        # What was learnt of the exaggerated map does not help afterwards.
+        fresh = iteration == 0 or iteration == _EXPLORATION
         exaggeration = np.float32(early_exaggeration if exploring else 1.0)
         momentum = np.float32(0.5 if exploring else 0.8)
         check = not exploring and (iteration + 1) % _CHECK_EVERY == 0
@@ -153,7 +154,9 @@ def _optimise(p, y, n_iter, early_exaggeration, learning_rates, sums, state, lan
             if n_done[run] > iteration:
                 inverse = np.float32(1.0 / add_up(sums[run, 0], lanes))
                 rate = learning_rates[run]
-                _descend(y[run], sums[run], state[run], exaggeration, inverse, momentum, rate)
+                _descend(
+                    y[run], sums[run], state[run], fresh, exaggeration, inverse, momentum, rate
+                )
                 if check:
                     norm = _gradient_norm(sums[run], exaggeration, inverse, lanes)
                     if norm <= _MIN_GRADIENT_NORM:
@@ -183,7 +186,7 @@ def tsne(
 ) -> list[tuple[Tensor, float, int]]:
     p, n, n_runs = affinities.numpy(), affinities.shape[0], len(learning_rates)
     y = _pad(initial.T.float().repeat(n_runs, 1, 1).numpy(), _FAR)
-    n_done = np.empty(n_runs, np.int64)
+    n_done = np.full(n_runs, n_iter)
     parallel = n_threads() > 1 and n_runs * n * n >= _MIN_PARALLEL
     (_optimise_parallel if parallel else _optimise_serial)(
         _pad(p, 0.0),
