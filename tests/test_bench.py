@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from actprune_gpu.bench.cases import OURS, Case, Contender
 from actprune_gpu.bench.inputs import YOLOV8N
 from actprune_gpu.bench.registry import CASES
 from actprune_gpu.bench.runner import Row, run_case
-from actprune_gpu.bench.timing import Ceilings
+from actprune_gpu.bench.timing import Ceilings, measure
 from actprune_gpu.cli.main import run
 
 CEILINGS = Ceilings(1e10, 1e11, 5e10)
@@ -92,15 +93,36 @@ def test_the_work_on_a_device_is_compared_with_that_on_the_cpu(name):
     assert case.fault(case.contenders[OURS].run(), elsewhere()) == ""
 
 
+def test_short_runs_fill_a_repeat_and_their_mean_is_its_time():
+    runs = {"short": 0, "long": 0}
+
+    def take(name, seconds):
+        runs[name] += 1
+        time.sleep(seconds)
+
+    how = {"short": lambda: take("short", 0.03), "long": lambda: take("long", 0.11)}
+    timings, _ = measure(how, repeats=3)
+    assert runs["long"] == 1 + 3
+    # One for the result and one in the first repeat; then 3 or 4, fewer if the machine is busy.
+    assert 2 + 2 < runs["short"] <= 2 + 2 * 4
+    assert 30.0 <= timings["short"].percentile(50) < timings["long"].percentile(50)
+
+
 def test_a_device_is_a_contender_that_is_waited_for(monkeypatch):
     waited = []
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
     device = torch.device("cuda", 1)
     case = doubles()
-    case = replace(case, on_device=lambda where: case.contenders[OURS].run)
+    runs = []
+
+    def work():
+        runs.append(0)
+        return np.arange(8.0)
+
+    case = replace(case, on_device=lambda where: work)
     rows = rows_of(case, device=device, with_peers=False)
     assert set(rows) == {OURS, f"{OURS} on cuda:1"}
-    assert waited == [device] * 3
+    assert waited == [device] * len(runs)
     assert rows[f"{OURS} on cuda:1"].ratio > 0
 
 

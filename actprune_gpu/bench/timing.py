@@ -1,12 +1,13 @@
-"""Timing: all contenders in turn, so that a slow spell hits them alike, and each of them warm.
+"""Timing: warm up, then repeat all contenders in turn, so that a slow spell hits them alike.
 
-A contender that takes less than a second does its work once untimed right before each repeat: the
-one before it has had the caches to itself, and of a few milliseconds half would be the waiting for
-one's own code and data.
+Where a run takes milliseconds, a repeat, after the first one, is as many of them as fill a tenth of
+a second, and its time their mean, as timeit has it: a single run would be about how the contender
+before it left the machine.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 _SAMPLE_SECONDS = 0.002
-_MAX_WARM_UP_SECONDS = 1.0
+_MIN_REPEAT_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -37,26 +38,24 @@ def measure(
     """Time each contender ``repeats`` times, in turn, after one run each that gives the results."""
     results: dict[str, Any] = {}
     peaks: dict[str, float | None] = {}
-    latest: dict[str, float] = {}
+    seconds = dict.fromkeys(contenders, math.inf)  # that a run took, last time
     for name, run in contenders.items():
         with _Memory() as memory:
-            latest[name], results[name] = _timed(run)
+            results[name] = run()
         peaks[name] = memory.peak_mib
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, run in contenders.items():
-            if latest[name] < _MAX_WARM_UP_SECONDS:
-                run()
-            latest[name], _ = _timed(run)
-            times[name].append(1e3 * latest[name])
+            seconds[name] = _seconds(run, math.ceil(_MIN_REPEAT_SECONDS / seconds[name]) or 1)
+            times[name].append(1e3 * seconds[name])
     return {name: Timing(tuple(times[name]), peaks[name]) for name in contenders}, results
 
 
-def _timed(run: Callable[[], Any]) -> tuple[float, Any]:
-    """Return how many seconds it took, and the result."""
+def _seconds(run: Callable[[], Any], n_runs: int = 1) -> float:
     start = time.perf_counter()
-    result = run()
-    return time.perf_counter() - start, result
+    for _ in range(n_runs):
+        run()
+    return (time.perf_counter() - start) / n_runs
 
 
 class _Memory:
@@ -120,4 +119,4 @@ def measure_ceilings() -> Ceilings:
 
 
 def _best(run: Callable[[], Any], repeats: int = 7) -> float:
-    return min(_timed(run)[0] for _ in range(repeats))
+    return min(_seconds(run) for _ in range(repeats))
