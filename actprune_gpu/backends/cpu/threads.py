@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import numba
@@ -83,25 +84,40 @@ def map_items(function: Callable[[Item], Result], items: Sequence[Item]) -> Iter
 class Tasks:
     """Independent tasks, begun in the order in which they are added; leaving waits for all.
 
-    Use as a context manager. With one worker a task is done when it is added.
+    Use as a context manager. The caller's thread is one of the ``workers``: it does what is left
+    when it leaves. It is awake, whereas of two threads that are woken up in turn the second one may
+    get the core of the first, and milliseconds later the one that the caller has left.
     """
 
     def __init__(self, workers: int) -> None:
-        self._pool = _pool(workers) if workers > 1 else None
+        self._pool = _pool(workers - 1) if workers > 1 else None
+        self._waiting: deque[Callable[[], None]] = deque()
         self._futures: list[Future[None]] = []
 
     def __enter__(self) -> Tasks:
         return self
 
     def add(self, task: Callable[..., None], *arguments: Any) -> None:
-        """Call ``task(*arguments)`` soon, on some thread."""
+        """Call ``task(*arguments)`` soon, on some thread; with one worker, now."""
         if self._pool is None:
             task(*arguments)
         else:
-            self._futures.append(self._pool.submit(task, *arguments))
+            self._waiting.append(partial(task, *arguments))
+            self._futures.append(self._pool.submit(self._do_next))
+
+    def _do_next(self) -> None:
+        try:
+            task = self._waiting.popleft()
+        except IndexError:
+            return
+        task()
 
     def __exit__(self, *error: object) -> None:
-        wait(self._futures)
+        try:
+            while self._waiting:
+                self._do_next()
+        finally:
+            wait(self._futures)
         for future in self._futures:
             future.result()
 
