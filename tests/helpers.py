@@ -82,15 +82,11 @@ def same(a, b):
     return a.dtype == b.dtype and torch.equal(a, b)
 
 
-def with_numba_threads(n, run):
-    """The result of `run()` on n threads; skips the test where there are not that many."""
-    import numba
-
-    if n > numba.config.NUMBA_NUM_THREADS:
-        pytest.skip(f"{n} threads asked for, numba has {numba.config.NUMBA_NUM_THREADS}")
-    before = numba.get_num_threads()
-    numba.set_num_threads(n)
+def with_threads(n, run):
+    """The result of `run()` on n threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
     try:
         return run()
     finally:
-        numba.set_num_threads(before)
+        torch.set_num_threads(before)

@@ -9,7 +9,7 @@ from actprune_gpu.backends.cpu import compile as compiling
 from actprune_gpu.backends.cpu import separability, tsne
 from actprune_gpu.backends.cpu.kmedoids import sweep
 
-KERNELS = [sweep.chain, sweep.grow, separability._jeffries_matusita_rows, tsne._optimise_parallel]
+KERNELS = [sweep.chain, sweep.grow, separability._jeffries_matusita_rows, tsne._optimise]
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.__name__)
@@ -29,14 +29,6 @@ def test_the_digest_changes_with_any_source(tmp_path, monkeypatch):
     assert compiling._digest_of_sources() != before
 
 
-def test_the_parallel_kernel_is_cached_apart_from_the_serial_one():
-    """The cache knows functions by file, line and name: a twin was once loaded as the other."""
-    serial, parallel = tsne._optimise_serial.py_func, tsne._optimise_parallel.py_func
-    assert serial.__code__.co_firstlineno == parallel.__code__.co_firstlineno
-    assert serial.__qualname__ != parallel.__qualname__
-    assert tsne._optimise_parallel.targetoptions["parallel"]
-
-
 @pytest.mark.parametrize("was_on", [True, False])
 def test_the_garbage_collector_rests_while_a_kernel_is_compiled(monkeypatch, was_on):
     seen = []
@@ -52,7 +44,7 @@ def test_the_garbage_collector_rests_while_a_kernel_is_compiled(monkeypatch, was
     def twice(x):
         return x + x
 
-    @compiling._compile
+    @numba.njit
     def four_times(x):
         return twice(twice(x))
 

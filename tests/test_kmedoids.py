@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import MODEST, complains, planted_points, same, with_numba_threads
+from helpers import MODEST, complains, planted_points, same, with_threads
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import (
@@ -237,7 +237,7 @@ def test_two_calls_give_the_same_bits():
 def test_number_of_threads_does_not_matter(kind, n_points):
     points = clustered(n_points, 10) if kind == "clustered" else grid(20)[:n_points]
     points = torch.from_numpy(points)
-    first, second = (with_numba_threads(n, lambda: kmedoids_sweep(points)) for n in (1, 2))
+    first, second = (with_threads(n, lambda: kmedoids_sweep(points)) for n in (1, 2))
     assert_same_sweeps(first, second)
 
 

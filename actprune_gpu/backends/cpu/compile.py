@@ -15,7 +15,6 @@ import gc
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import numba
@@ -57,13 +56,14 @@ def _digest_of_sources() -> str:
 _SOURCES = _digest_of_sources()
 
 
-def _compile(function: Function, **options: Any) -> Function:
-    return numba.njit(nogil=True, error_model="numpy", **options)(function)  # type: ignore[no-any-return]
+def _compile(function: Function, **options: Any) -> Any:
+    options |= {"nogil": True, "error_model": "numpy", "_nrt": False}
+    return numba.njit(**options)(function)
 
 
-def _compile_once(function: Function, **options: Any) -> Function:
-    """Compile as `_compile` does, and cache the code on disk."""
-    compiled: Any = _compile(function, cache=True, **options)
+def kernel(function: Function) -> Function:
+    """Compile a function that Python calls and that allocates nothing."""
+    compiled = _compile(function, cache=True)
     # Numba takes compiled code for current as long as the function's own file stays the same, but
     # it holds inlined functions and constants of other files, too.
     cache_file = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
@@ -73,24 +73,10 @@ def _compile_once(function: Function, **options: Any) -> Function:
     return result
 
 
-def kernel(function: Function) -> Function:
-    """Compile a function that Python calls and that allocates nothing."""
-    return _compile_once(function, _nrt=False)
-
-
 def device(function: Function) -> Function:
     """Compile a function that only kernels call: their code on disk holds it."""
-    return _compile(function, _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-
-
-def parallel_kernel(function: Function) -> Function:
-    """Compile a twin of ``function`` whose ``prange`` loops run on all threads."""
-    # The cache on disk tells functions apart by name and line only.
-    name = function.__name__ + "_parallel"
-    twin = FunctionType(function.__code__.replace(co_name=name), function.__globals__, name)
-    twin.__qualname__ = name
-    twin.__module__ = function.__module__
-    return _compile_once(twin, parallel=True)
+    compiled: Function = _compile(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    return compiled
 
 
 inlined: Callable[[Function], Function] = numba.njit(inline="always", error_model="numpy")

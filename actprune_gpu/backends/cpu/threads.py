@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any, TypeVar
 
-import numba
 import torch
 
 # Below this many inner operations a second thread costs more than it gives.
 _MIN_WORK = 1 << 15
 _local = threading.local()
+# Parts that wait for each other are begun one after the other, none of another call between them.
+_whole = threading.Lock()
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -33,20 +34,8 @@ def single_threaded() -> Iterator[None]:
 
 
 def n_threads() -> int:
-    """Return on how many threads a kernel called from this thread may run."""
-    _start_numba()
-    return getattr(_local, "n_threads", None) or int(numba.get_num_threads())
-
-
-@cache
-def _start_numba() -> None:
-    """Let Numba start its threads, which must not change the number of PyTorch's.
-
-    They may share OpenMP, where Numba sets the number; convolutions would then round differently.
-    """
-    before = torch.get_num_threads()
-    numba.get_num_threads()
-    torch.set_num_threads(before)
+    """Return on how many threads a kernel called from this thread may run: PyTorch's number."""
+    return getattr(_local, "n_threads", None) or torch.get_num_threads()
 
 
 @cache
@@ -120,6 +109,17 @@ class Tasks:
             wait(self._futures)
         for future in self._futures:
             future.result()
+
+
+def in_step(kernel: Callable[[int], None], n_parts: int) -> None:
+    """Call ``kernel(part)`` for all parts at once, which wait for each other."""
+    futures = []
+    if n_parts > 1:
+        with _whole:
+            futures = [_pool(n_parts - 1).submit(kernel, part) for part in range(1, n_parts)]
+    kernel(0)
+    for future in futures:
+        future.result()
 
 
 def in_threads(kernel: Callable[[int, int], None], *, n_items: int, work: int) -> None:

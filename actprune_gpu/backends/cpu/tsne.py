@@ -5,25 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .compile import device, inlined, kernel, parallel_kernel
+from .barrier import wait_for_all
+from .compile import device, inlined, kernel
 from .lanes import LANES, add_up, butterfly, load, splat, sum_of_lanes
 from .math import log
-from .threads import in_threads, n_threads
+from .threads import in_step, in_threads, n_threads
 
 Floats = NDArray[np.floating[Any]]
 
 _EXPLORATION = 250  # iterations with early exaggeration and the lower momentum
 _CHECK_EVERY = 50
 _MIN_GRADIENT_NORM = 1e-7
-_ROWS = 16  # of the gradient, the unit of work for a thread
-# Below this many pairs of points in an iteration, one thread finishes before others have woken up.
-_MIN_PARALLEL = 1 << 15
+_MIN_PAIRS = 1 << 14  # of points, in an iteration, for which a thread is worth waiting for
 # So far away that the squared distance is infinite in fp32, and no coordinate is.
 _FAR = 1e30
 
@@ -106,13 +104,13 @@ def _gradient_norm(sums, exaggeration, inverse, lanes):
 
 
 @device
-def _descend(y, sums, state, fresh, exaggeration, inverse, momentum, rate):
-    """Move the points by one step.
+def _descend(y, sums, state, first, last, fresh, exaggeration, inverse, momentum, rate):
+    """Move points first..last-1 by one step.
 
     ``state [4, N]`` is the last one, then the gains, by axis; if ``fresh`` there is none yet.
     """
     for axis in range(2):
-        for i in range(sums.shape[1]):
+        for i in range(first, last):
             j = np.uintp(i)
             gradient = _gradient_of(sums, axis, j, exaggeration, inverse)
             update = np.float32(0.0) if fresh else state[axis, j]
@@ -127,18 +125,22 @@ def _descend(y, sums, state, fresh, exaggeration, inverse, momentum, rate):
             y[axis, j] += update
 
 
-def _optimise(p, y, n_iter, early_exaggeration, learning_rates, sums, state, lanes, n_done):
+@kernel
+def _optimise(
+    p, y, n_iter, early_exaggeration, learning_rates, sums, state, lanes, n_done, arrivals, part
+):
     """Gradient descent with momentum and gains from ``y [runs, 2, N]``, in place.
 
     dKL/dy_i = 4 (sum_j p_ij q_ij (y_i - y_j) - 1/Z sum_j q_ij^2 (y_i - y_j)), with the
     unnormalised q_ij = 1 / (1 + |y_i - y_j|^2) and Z their sum (van der Maaten and Hinton, eq. 5).
     The gains are Jacobs' delta-bar-delta as in the authors' code. The runs differ in their
-    learning rates and go step by step together, so that there is work for all threads; a run that
-    ends before ``n_iter`` has that put down in ``n_done [runs]``. ``p`` and ``y`` are padded, see
-    `_pad`; ``sums [runs, 5, N]``, ``state [runs, 4, N]`` and ``lanes [LANES]`` are room to work in.
+    learning rates; one that ends before ``n_iter`` has that put down in ``n_done [runs]``. ``p``
+    and ``y`` are padded, see `_pad`; ``sums [runs, 5, N]``, ``state [runs, 4, N]`` and
+    ``lanes [parts, LANES]`` are room to work in. Each part does its share of the rows of all runs.
     """
-    n, n_runs = p.shape[0], y.shape[0]
-    n_blocks = (n + _ROWS - 1) // _ROWS
+    n, n_runs, n_parts = p.shape[0], y.shape[0], lanes.shape[0]
+    first, last = n * part // n_parts, n * (part + 1) // n_parts
+    passed = 0
     for iteration in range(n_iter):
         exploring = iteration < _EXPLORATION
         # What was learnt of the exaggerated map does not help afterwards.
@@ -146,25 +148,33 @@ def _optimise(p, y, n_iter, early_exaggeration, learning_rates, sums, state, lan
         exaggeration = np.float32(early_exaggeration if exploring else 1.0)
         momentum = np.float32(0.5 if exploring else 0.8)
         check = not exploring and (iteration + 1) % _CHECK_EVERY == 0
-        for item in numba.prange(n_runs * n_blocks):
-            run, first = item // n_blocks, item % n_blocks * _ROWS
-            if n_done[run] > iteration:
-                _gradient_rows(p, y[run], first, min(n, first + _ROWS), sums[run])
         for run in range(n_runs):
             if n_done[run] > iteration:
-                inverse = np.float32(1.0 / add_up(sums[run, 0], lanes))
+                _gradient_rows(p, y[run], first, last, sums[run])
+        passed += n_parts
+        wait_for_all(arrivals, passed)
+        for run in range(n_runs):
+            if n_done[run] > iteration:
+                inverse = np.float32(1.0 / add_up(sums[run, 0], lanes[part]))
                 rate = learning_rates[run]
                 _descend(
-                    y[run], sums[run], state[run], fresh, exaggeration, inverse, momentum, rate
+                    y[run],
+                    sums[run],
+                    state[run],
+                    first,
+                    last,
+                    fresh,
+                    exaggeration,
+                    inverse,
+                    momentum,
+                    rate,
                 )
                 if check:
-                    norm = _gradient_norm(sums[run], exaggeration, inverse, lanes)
-                    if norm <= _MIN_GRADIENT_NORM:
+                    norm = _gradient_norm(sums[run], exaggeration, inverse, lanes[part])
+                    if norm <= _MIN_GRADIENT_NORM:  # all parts alike
                         n_done[run] = iteration + 1
-
-
-_optimise_serial = kernel(_optimise)
-_optimise_parallel = parallel_kernel(_optimise)
+        passed += n_parts
+        wait_for_all(arrivals, passed)
 
 
 def _pad(array: Floats, value: float) -> Floats:
@@ -187,8 +197,8 @@ def tsne(
     p, n, n_runs = affinities.numpy(), affinities.shape[0], len(learning_rates)
     y = _pad(initial.T.float().repeat(n_runs, 1, 1).numpy(), _FAR)
     n_done = np.full(n_runs, n_iter)
-    parallel = n_threads() > 1 and n_runs * n * n >= _MIN_PARALLEL
-    (_optimise_parallel if parallel else _optimise_serial)(
+    n_parts = max(1, min(n_threads(), n_runs * n * n // _MIN_PAIRS))
+    arguments = (
         _pad(p, 0.0),
         y,
         n_iter,
@@ -196,9 +206,11 @@ def tsne(
         np.array(learning_rates, np.float32),
         np.empty((n_runs, 5, n), np.float32),
         np.empty((n_runs, 4, n), np.float32),
-        np.empty(LANES),
+        np.empty((n_parts, LANES)),
         n_done,
+        np.zeros(1, np.int64),
     )
+    in_step(lambda part: _optimise(*arguments, part), n_parts)
     maps = np.ascontiguousarray(y[:, :, :n])
     return [
         (torch.from_numpy(map_.T.copy()), _kl_divergence(p, map_), int(done))
