@@ -85,10 +85,10 @@ def tsne(
     require_finite(points, "x")
     if not 1 <= points.shape[1] <= _MAX_FEATURES:
         raise InputError(f"x must have shape [N, 1..{_MAX_FEATURES}], got {list(points.shape)}")
-    largest = float(points.abs().max()) if points.numel() else 0.0
+    largest = max(abs(float(end)) for end in points.aminmax()) if points.numel() else 0.0
     step = 2.0 ** (math.ceil(math.log2(largest)) - _ROW_BITS) if largest > 0.0 else 1.0
     require_options(points.shape[0], perplexity, n_iter, early_exaggeration, learning_rate)
-    squared = backend_of(points).pairwise_distances((points / step).round())
+    squared = backend_of(points).pairwise_distances((points / step).round_())
     result = tsne_of_distances(
         squared,
         perplexity=perplexity,

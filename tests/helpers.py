@@ -87,6 +87,8 @@ def with_threads(n, run):
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:
-        return run()
+        result = run()
+        assert torch.get_num_threads() == n
+        return result
     finally:
         torch.set_num_threads(before)

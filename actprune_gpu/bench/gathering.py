@@ -28,6 +28,7 @@ def gathering(n_images: int) -> Case:
         contenders,
         quality=lambda predictions: f"{predictions} predictions",
         fault=lambda ours, other: "" if ours == other else "other predictions",
+        notes={"YOLO.predict": "on as many threads as it chooses, one fewer than there are cores"},
     )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 _SAMPLE_SECONDS = 0.002
 _MIN_REPEAT_SECONDS = 0.1
@@ -35,19 +36,26 @@ class Timing:
 def measure(
     contenders: dict[str, Callable[[], Any]], repeats: int
 ) -> tuple[dict[str, Timing], dict[str, Any]]:
-    """Time each contender ``repeats`` times, in turn, after one run each that gives the results."""
+    """Time each contender ``repeats`` times, in turn, after one run each that gives the results.
+
+    Each finds PyTorch's number of threads as it is now: Ultralytics sets it for the process.
+    """
+    n_threads = torch.get_num_threads()
     results: dict[str, Any] = {}
     peaks: dict[str, float | None] = {}
     seconds = dict.fromkeys(contenders, math.inf)  # that a run took, last time
     for name, run in contenders.items():
+        torch.set_num_threads(n_threads)
         with _Memory() as memory:
             results[name] = run()
         peaks[name] = memory.peak_mib
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, run in contenders.items():
+            torch.set_num_threads(n_threads)
             seconds[name] = _seconds(run, math.ceil(_MIN_REPEAT_SECONDS / seconds[name]) or 1)
             times[name].append(1e3 * seconds[name])
+    torch.set_num_threads(n_threads)
     return {name: Timing(tuple(times[name]), peaks[name]) for name in contenders}, results
 
 
@@ -105,8 +113,6 @@ class Ceilings:
 
 def measure_ceilings() -> Ceilings:
     """Measure the ceilings against which the floors are computed."""
-    import torch
-
     source = torch.rand(1 << 24)
     target = torch.empty_like(source)
     copy = _best(lambda: target.copy_(source))

@@ -35,7 +35,8 @@ class _CollectorOff(event.Listener):
 
     def on_start(self, event: Any) -> None:
         self._was_on.append(gc.isenabled())
-        if event.data["dispatcher"].py_func.__module__.startswith(__package__):
+        function = getattr(event.data["dispatcher"], "py_func", None)
+        if (getattr(function, "__module__", None) or "").startswith(__package__):
             gc.disable()
 
     def on_end(self, event: Any) -> None:

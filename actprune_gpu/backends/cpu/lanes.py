@@ -139,6 +139,7 @@ def sum_of_lanes(lanes):
 
 @kernel
 def add_up(values, lanes):
+    """Return the sum of ``values [N]``; ``lanes [LANES]`` is room to work in."""
     lanes[:] = 0.0
     for base in range(0, values.shape[0], LANES):
         for lane in range(min(LANES, values.shape[0] - base)):

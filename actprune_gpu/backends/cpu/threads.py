@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 @contextmanager
 def single_threaded() -> Iterator[None]:
     """Keep the kernels that this thread calls to this thread: others are busy with other layers."""
-    before = n_threads()
+    before = getattr(_local, "n_threads", None)
     _local.n_threads = 1
     try:
         yield

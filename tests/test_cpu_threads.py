@@ -1,0 +1,116 @@
+"""What the CPU's kernels are made of: vectors of lanes, barriers, work shared out to threads."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from helpers import with_threads
+
+from actprune_gpu.backends.cpu import compile as compiling
+from actprune_gpu.backends.cpu.barrier import wait_for_all
+from actprune_gpu.backends.cpu.lanes import LANES, butterfly, load, splat
+from actprune_gpu.backends.cpu.threads import Tasks, in_step, in_threads, n_threads, single_threaded
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_vectors_calculate_as_numbers_do(dtype):
+    def mixed(a, b, number):
+        total = splat(number)
+        for base in range(0, a.shape[0], LANES):
+            x, y = load(a, np.uintp(base)), load(b, np.uintp(base))
+            total += (x * y - number) / (number + y * y) + x
+        return butterfly(total)
+
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=(2, 3 * LANES)).astype(dtype)
+    number = dtype(1.5)
+    terms = (a * b - number) / (number + b * b) + a
+    lanes = np.full(LANES, number)
+    for row in terms.reshape(-1, LANES):
+        lanes += row
+    while len(lanes) > 1:
+        lanes = lanes[: len(lanes) // 2] + lanes[len(lanes) // 2 :]
+    result = compiling._compile(mixed)(a, b, number)
+    assert dtype(result) == lanes[0]
+
+
+@pytest.mark.parametrize("n_parts", [1, 2, 3, 5])  # more than there are cores
+def test_nobody_passes_a_barrier_before_all_are_there(n_parts):
+    def go(turns, arrivals, early, part):
+        passed = 0
+        for turn in range(1, 201):
+            turns[part] = turn
+            passed += turns.shape[0]
+            wait_for_all(arrivals, passed)
+            for other in range(turns.shape[0]):
+                early[part] += turns[other] != turn
+            passed += turns.shape[0]
+            wait_for_all(arrivals, passed)
+
+    kernel = compiling._compile(go)
+    turns, early = np.zeros((2, n_parts), np.int64)
+    arrivals = np.zeros(1, np.int64)
+    in_step(lambda part: kernel(turns, arrivals, early, part), n_parts)
+    assert turns.tolist() == [200] * n_parts
+    assert not early.any()
+    assert arrivals[0] == 2 * 200 * n_parts
+
+
+def test_callers_on_several_threads_do_not_wait_for_each_other_for_ever():
+    def meet(barrier):
+        in_step(lambda part: barrier.wait(timeout=30), 3)
+
+    callers = [threading.Thread(target=meet, args=(threading.Barrier(3),)) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(timeout=60)
+    assert not any(caller.is_alive() for caller in callers)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_tasks_are_all_done_and_the_caller_does_some(workers):
+    done = []
+    with Tasks(workers) as tasks:
+        for number in range(20):
+            tasks.add(lambda number: done.append((number, threading.get_ident())), number)
+    assert sorted(number for number, _ in done) == list(range(20))
+    assert len({thread for _, thread in done}) <= workers
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_an_error_in_a_task_reaches_the_caller_when_all_are_done(workers):
+    done = []
+
+    def fail():
+        raise ValueError("no")
+
+    def all_of_them():
+        with Tasks(workers) as tasks:
+            tasks.add(done.append, 1)
+            tasks.add(fail)
+
+    with pytest.raises(ValueError, match="no"):
+        all_of_them()
+    assert done == [1]
+
+
+def test_ranges_cover_all_items_once():
+    seen = np.zeros(1000, int)
+
+    def count(first, last):
+        seen[first:last] += 1
+
+    with_threads(3, lambda: in_threads(count, n_items=1000, work=1 << 20))
+    assert (seen == 1).all()
+
+
+def test_the_number_of_threads_is_pytorchs_but_for_those_busy_with_other_layers():
+    def numbers():
+        with single_threaded():
+            inside = n_threads()
+        return inside, n_threads()
+
+    assert with_threads(3, numbers) == (1, 3)
+    assert n_threads() == torch.get_num_threads()
