@@ -20,6 +20,15 @@ COLOURS = """canvas => {
     return [seen.size, [...data.slice(0, 4)]];
 }"""
 
+# A change of the medium or of the colour scheme is told to the page before it draws the next
+# frame, whenever that is on a busy machine; a frame after that, all has been answered.
+_NEXT_FRAME = "new Promise(next => requestAnimationFrame(() => requestAnimationFrame(next)))"
+
+
+def next_frame(page):
+    """Waits until the page has answered to all that it was told."""
+    page.evaluate(_NEXT_FRAME)
+
 
 def find():
     """Path of a browser, or None."""
@@ -48,7 +57,7 @@ class Opened:
         size = {"width": 1400, "height": 1000}
         self.context = browser.new_context(**{"viewport": size} | context)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(5000)
+        self.page.set_default_timeout(30_000)
         self.noise, self.requests = [], []
         self.page.on("console", lambda message: self.noise.append(message.text))
         self.page.on("pageerror", lambda error: self.noise.append(str(error)))

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from chromium import COLOURS, Opened, assert_shows
+from chromium import COLOURS, Opened, assert_shows, next_frame
 from folders import ODD, make_folder
 
 from actprune_gpu.pruning.folder import PlanFolder
@@ -273,7 +273,7 @@ def test_light_and_dark(page, folder):
             both.append(luminance(style(page, background, "background-color")))
             contrast = (max(both) + 0.05) / (min(both) + 0.05)
             assert contrast > 4.5, (scheme, selector, contrast)
-        page.wait_for_timeout(50)
+        next_frame(page)
         colours, first[scheme] = page.locator("#layer .heat canvas").nth(1).evaluate(COLOURS)
         assert colours > 3
     assert first["light"] != first["dark"], "the heat map is painted again"
@@ -284,7 +284,7 @@ def test_on_paper_every_layer_has_its_plots(page, folder, scheme):
     page.emulate_media(color_scheme=scheme)
     assert not page.locator("#printed").is_visible()
     page.emulate_media(color_scheme=scheme, media="print")
-    page.wait_for_timeout(50)
+    next_frame(page)
     assert page.locator(".print-layer").count() == len(folder.plan.groups)
     for kind in (".curve-plot", ".map", ".heat"):
         boxes = page.locator(f".print-layer {kind}")
