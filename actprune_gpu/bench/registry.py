@@ -38,5 +38,5 @@ CASES = {
     "layers": CaseKind(cases.layers, (57,), (20,)),
     "large-separability": CaseKind(cases.large_separability, (2048,), (), repeats=1),
     "large-selection": CaseKind(cases.large_selection, (16384,), (), repeats=1),
-    "cold-start": CaseKind(cold_start, (256,), (), repeats=1),
+    "cold-start": CaseKind(cold_start, (256,), (), repeats=3),
 }
