@@ -37,7 +37,7 @@ def test_vectors_calculate_as_numbers_do(dtype):
 
 @pytest.mark.parametrize("n_parts", [1, 2, 3, 5])  # more than there are cores
 def test_nobody_passes_a_barrier_before_all_are_there(n_parts):
-    def go(turns, arrivals, early, part):
+    def go(arrivals, part, turns, early):
         passed = 0
         for turn in range(1, 201):
             turns[part] = turn
@@ -50,16 +50,35 @@ def test_nobody_passes_a_barrier_before_all_are_there(n_parts):
 
     kernel = compiling._compile(go)
     turns, early = np.zeros((2, n_parts), np.int64)
-    arrivals = np.zeros(1, np.int64)
-    in_step(lambda part: kernel(turns, arrivals, early, part), n_parts)
+    in_step(lambda arrivals, part: kernel(arrivals, part, turns, early), n_parts)
     assert turns.tolist() == [200] * n_parts
     assert not early.any()
-    assert arrivals[0] == 2 * 200 * n_parts
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_who_waits_for_a_part_that_fails_is_let_go(bad, error):
+    def go(arrivals):
+        for turn in range(1, 11):
+            wait_for_all(arrivals, 3 * turn)
+
+    kernel = compiling._compile(go)
+    ended = []
+
+    def run(arrivals, part):
+        if part == bad:
+            raise error
+        kernel(arrivals)
+        ended.append(part)
+
+    with pytest.raises(error):
+        in_step(run, 3)
+    assert sorted(ended) == sorted({0, 1, 2} - {bad})
 
 
 def test_callers_on_several_threads_do_not_wait_for_each_other_for_ever():
     def meet(barrier):
-        in_step(lambda part: barrier.wait(timeout=30), 3)
+        in_step(lambda arrivals, part: barrier.wait(timeout=30), 3)
 
     callers = [threading.Thread(target=meet, args=(threading.Barrier(3),)) for _ in range(8)]
     for caller in callers:

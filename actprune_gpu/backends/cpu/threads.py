@@ -11,10 +11,14 @@ from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 # Below this many inner operations a second thread costs more than it gives.
 _MIN_WORK = 1 << 15
+# More arrivals than any barrier waits for.
+_ALL_AND_MORE = 1 << 62
 _local = threading.local()
 # Parts that wait for each other are begun one after the other, none of another call between them.
 _whole = threading.Lock()
@@ -111,15 +115,33 @@ class Tasks:
             future.result()
 
 
-def in_step(kernel: Callable[[int], None], n_parts: int) -> None:
-    """Call ``kernel(part)`` for all parts at once, which wait for each other."""
-    futures = []
-    if n_parts > 1:
-        with _whole:
-            futures = [_pool(n_parts - 1).submit(kernel, part) for part in range(1, n_parts)]
-    kernel(0)
-    for future in futures:
-        future.result()
+def in_step(kernel: Callable[[NDArray[np.int64], int], None], n_parts: int) -> None:
+    """Call ``kernel(arrivals, part)`` for all parts at once, which wait for each other.
+
+    They do so by `wait_for_all` with ``arrivals``. If one fails, or the user interrupts, the others
+    run to their end without waiting: their results are worth nothing.
+    """
+    arrivals = np.zeros(1, np.int64)
+
+    def run(part: int) -> None:
+        try:
+            kernel(arrivals, part)
+        except BaseException:
+            arrivals[0] = _ALL_AND_MORE
+            raise
+
+    futures: list[Future[None]] = []
+    try:
+        if n_parts > 1:
+            with _whole:
+                futures = [_pool(n_parts - 1).submit(run, part) for part in range(1, n_parts)]
+        run(0)
+        for future in futures:
+            future.result()
+    except BaseException:
+        arrivals[0] = _ALL_AND_MORE
+        wait(futures)
+        raise
 
 
 def in_threads(kernel: Callable[[int, int], None], *, n_items: int, work: int) -> None:

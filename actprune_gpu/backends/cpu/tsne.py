@@ -127,7 +127,7 @@ def _descend(y, sums, state, first, last, fresh, exaggeration, inverse, momentum
 
 @kernel
 def _optimise(
-    p, y, n_iter, early_exaggeration, learning_rates, sums, state, lanes, n_done, arrivals, part
+    arrivals, part, p, y, n_iter, early_exaggeration, learning_rates, sums, state, lanes, n_done
 ):
     """Gradient descent with momentum and gains from ``y [runs, 2, N]``, in place.
 
@@ -208,9 +208,8 @@ def tsne(
         np.empty((n_runs, 4, n), np.float32),
         np.empty((n_parts, LANES)),
         n_done,
-        np.zeros(1, np.int64),
     )
-    in_step(lambda part: _optimise(*arguments, part), n_parts)
+    in_step(lambda arrivals, part: _optimise(arrivals, part, *arguments), n_parts)
     maps = np.ascontiguousarray(y[:, :, :n])
     return [
         (torch.from_numpy(map_.T.copy()), _kl_divergence(p, map_), int(done))
