@@ -1,6 +1,7 @@
 """What the CPU's kernels are made of: vectors of lanes, barriers, work shared out to threads."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -113,6 +114,28 @@ def test_an_error_in_a_task_reaches_the_caller_when_all_are_done(workers):
     with pytest.raises(ValueError, match="no"):
         all_of_them()
     assert done == [1]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_nothing_more_is_begun_when_the_user_interrupts(inside):
+    caller, begun = threading.get_ident(), []
+
+    def run(number):
+        begun.append(number)
+        if threading.get_ident() == caller:
+            raise KeyboardInterrupt
+        time.sleep(0.05)
+
+    def some():
+        with Tasks(2) as tasks:
+            for number in range(50):
+                tasks.add(run, number)
+            if inside:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        some()
+    assert len(begun) < 50
 
 
 def test_ranges_cover_all_items_once():

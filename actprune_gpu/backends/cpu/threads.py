@@ -77,6 +77,8 @@ def map_items(function: Callable[[Item], Result], items: Sequence[Item]) -> Iter
 class Tasks:
     """Independent tasks, begun in the order in which they are added; leaving waits for all.
 
+    If one of the caller's fails, or the user interrupts, it waits for those that have begun.
+
     Use as a context manager. The caller's thread is one of the ``workers``: it does what is left
     when it leaves. It is awake, whereas of two threads that are woken up in turn the second one may
     get the core of the first, and milliseconds later the one that the caller has left.
@@ -105,11 +107,12 @@ class Tasks:
             return
         task()
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, *error: object) -> None:
         try:
-            while self._waiting:
+            while self._waiting and kind is None:
                 self._do_next()
         finally:
+            self._waiting.clear()
             wait(self._futures)
         for future in self._futures:
             future.result()
