@@ -126,10 +126,10 @@ def in_step(kernel: Callable[[NDArray[np.int64], int], None], n_parts: int) -> N
     """
     arrivals = np.zeros(1, np.int64)
 
-    def run(part: int) -> None:
+    def run_elsewhere(part: int) -> None:
         try:
             kernel(arrivals, part)
-        except BaseException:
+        except BaseException:  # the caller waits for this one, perhaps within the kernel
             arrivals[0] = _ALL_AND_MORE
             raise
 
@@ -137,8 +137,9 @@ def in_step(kernel: Callable[[NDArray[np.int64], int], None], n_parts: int) -> N
     try:
         if n_parts > 1:
             with _whole:
-                futures = [_pool(n_parts - 1).submit(run, part) for part in range(1, n_parts)]
-        run(0)
+                pool = _pool(n_parts - 1)
+                futures = [pool.submit(run_elsewhere, part) for part in range(1, n_parts)]
+        kernel(arrivals, 0)
         for future in futures:
             future.result()
     except BaseException:
