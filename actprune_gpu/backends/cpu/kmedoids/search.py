@@ -5,26 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from ..compile import device
-from .space import BLOCK, NONE, PIVOT, RADIUS, SLACK, before
+from .space import BLOCK, NONE, RADIUS, SLACK, before
 from .state import (
-    AGE,
     BEST,
     BEST_CANDIDATE,
     BOUND,
     CHANGED,
     CORRECTION,
     DROP,
-    FRESH,
     GAIN,
     HEAD,
     KNOWN_GAIN,
     LOWEST,
-    MEDOID,
     MEMBER,
     MET,
     NEAR_DISTANCE,
     NEXT,
-    OUTDATED,
     PLACE,
     REACH,
     REMOVAL,
@@ -32,6 +28,7 @@ from .state import (
     STALE,
     START,
     STOP,
+    UNKNOWN,
     add,
     add_block,
     ball,
@@ -129,11 +126,11 @@ def evaluate(d, f, i, medoid):
     f[REACH, medoid] = reach
     f[BEST, medoid] = best
     i[BEST_CANDIDATE, medoid] = best_candidate
-    i[AGE, medoid] = FRESH
+    i[STALE, medoid] = 0
 
 
 @device
-def catch_up(d, f, i, k):
+def catch_up(d, f, i):
     """Make ``lowest`` and ``best`` allow for the gains that have changed."""
     size = 0
     for block in range(f.shape[1] // BLOCK):
@@ -152,20 +149,25 @@ def catch_up(d, f, i, k):
         f[DROP, block] = drop
         i[START, size] = block
         size += 1
-    for t in range(k):
-        medoid = i[MEDOID, t]
-        if not i[MET, medoid]:
+    for own in range(f.shape[1] // BLOCK):
+        met = 0
+        for lane in range(BLOCK):
+            met |= i[MET, np.uintp(own * BLOCK + lane)]
+        if not met:
             continue
-        i[MET, medoid] = 0
-        if i[AGE, medoid] == OUTDATED:
-            continue
-        row, reach, drop = d[medoid], f[REACH, medoid] + SLACK, 0.0
-        for t_block in range(size):
-            block = i[START, t_block]
-            if row[i[PIVOT, block]] < reach + f[RADIUS, block]:
-                i[AGE, medoid] = STALE
-                drop = max(drop, f[DROP, block])
-        f[BEST, medoid] -= drop
+        for medoid in range(own * BLOCK, own * BLOCK + BLOCK):
+            if not i[MET, medoid]:
+                continue
+            i[MET, medoid] = 0
+            if f[BEST, medoid] == UNKNOWN:
+                continue
+            row, reach, drop = d[medoid], f[REACH, medoid] + SLACK, 0.0
+            for t_block in range(size):
+                block = i[START, t_block]
+                if row[f.shape[1] + block] < reach + f[RADIUS, block]:
+                    i[STALE, medoid] = 1
+                    drop = max(drop, f[DROP, block])
+            f[BEST, medoid] -= drop
 
 
 @device
@@ -193,21 +195,27 @@ def first_of_gain(d, f, i, gain):
 def descend(d, f, i, k):
     """Do the steepest swap until none lowers the loss."""
     while True:
-        catch_up(d, f, i, k)
+        catch_up(d, f, i)
         lowest = lowest_gain(d, f)
         change, removed = 0.0, np.int64(NONE)
-        for t in range(k):
-            medoid = i[MEDOID, t]
-            if i[AGE, medoid] == OUTDATED:
-                evaluate(d, f, i, medoid)
-            delta = f[REMOVAL, medoid] + min(f[BEST, medoid], lowest)
-            if delta >= 0.0 or delta > change:
+        for block in range(f.shape[1] // BLOCK):
+            of_block = 0.0
+            for lane in range(BLOCK):
+                medoid = np.uintp(block * BLOCK + lane)
+                of_block = min(of_block, f[REMOVAL, medoid] + min(f[BEST, medoid], lowest))
+            if of_block >= 0.0 or of_block > change:
                 continue
-            if i[AGE, medoid] == STALE and f[BEST, medoid] <= lowest:
-                evaluate(d, f, i, medoid)
+            for medoid in range(block * BLOCK, block * BLOCK + BLOCK):
                 delta = f[REMOVAL, medoid] + min(f[BEST, medoid], lowest)
-            if delta < change or (delta == change and delta < 0.0 and before(i, medoid, removed)):
-                change, removed = delta, medoid
+                if delta >= 0.0 or delta > change:
+                    continue
+                if i[STALE, medoid] and f[BEST, medoid] <= lowest:
+                    evaluate(d, f, i, medoid)
+                    delta = f[REMOVAL, medoid] + min(f[BEST, medoid], lowest)
+                if delta < change or (
+                    delta == change and delta < 0.0 and before(i, medoid, removed)
+                ):
+                    change, removed = delta, np.int64(medoid)
         if removed == NONE:
             return
         added = np.int64(NONE)
@@ -225,7 +233,7 @@ def descend(d, f, i, k):
 def build(d, f, i, first, last):
     """Go from ``first`` to ``last`` medoids by the best additions: PAM's BUILD."""
     for k in range(first, last):
-        catch_up(d, f, i, k)
+        catch_up(d, f, i)
         add(d, f, i, k, first_of_gain(d, f, i, lowest_gain(d, f)))
 
 
@@ -233,9 +241,14 @@ def build(d, f, i, first, last):
 def remove_cheapest(d, f, i, k):
     """Take out the one of k + 1 medoids whose points lose least by it, leaving k."""
     cheapest, removed = np.inf, np.int64(NONE)
-    for t in range(k + 1):
-        medoid = i[MEDOID, t]
-        removal = f[REMOVAL, medoid]
-        if removal < cheapest or (removal == cheapest and before(i, medoid, removed)):
-            cheapest, removed = removal, medoid
+    for block in range(f.shape[1] // BLOCK):
+        of_block = np.inf
+        for lane in range(BLOCK):
+            of_block = min(of_block, f[REMOVAL, np.uintp(block * BLOCK + lane)])
+        if of_block > cheapest:
+            continue
+        for medoid in range(block * BLOCK, block * BLOCK + BLOCK):
+            removal = f[REMOVAL, medoid]
+            if removal < cheapest or (removal == cheapest and before(i, medoid, removed)):
+                cheapest, removed = removal, np.int64(medoid)
     remove(d, f, i, k, removed)

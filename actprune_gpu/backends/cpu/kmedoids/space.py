@@ -11,18 +11,18 @@ from ..threads import in_threads
 
 BLOCK = 16
 NONE = -1
+_CACHE_LINE = 64  # bytes: as many distances as a block has
 FAR = 2.0 ** (DISTANCE_BITS + 1)
 # Rounding to fixed point can break the triangle inequality by this many units.
 SLACK = 2.0
 
 
 # What is said of the points themselves: the first rows of the arrays f and i of `state`, for
-# distances ``d [N, M + M / 16]`` int32, M = N padded to whole blocks, to every point and pivot.
+# distances ``d [N, >= M + M / 16]`` int32, M = N padded to whole blocks, to every point and pivot.
 RADIUS = 0  # of f: of each block, from its pivot to its farthest point
 FIRST_FLOAT = 1
-PIVOT = 0  # of i: a point of each block
-NUMBER = 1  # of i: each point's own number, by which ties are settled
-FIRST_INTEGER = 2
+NUMBER = 0  # of i: each point's own number, by which ties are settled
+FIRST_INTEGER = 1
 
 
 @kernel
@@ -38,10 +38,10 @@ def fill_distances(points, scale, first, last, out):
 
 
 @kernel
-def find_pivots(d, f, i):
+def find_pivots(d, f, pivots):
     """Choose for each block the point from which the farthest one of the block is nearest.
 
-    Its distances to all points go behind the others.
+    They are put down in ``pivots [M / 16]``, and their distances to all points behind the others.
     """
     n = d.shape[0]
     for block in range(f.shape[1] // BLOCK):
@@ -52,10 +52,10 @@ def find_pivots(d, f, i):
             for other in range(first, last):
                 radius = max(radius, np.float64(d[point, other]))
             if radius < f[RADIUS, block]:
-                i[PIVOT, block], f[RADIUS, block] = point, radius
+                pivots[block], f[RADIUS, block] = point, radius
     for point in range(n):
         for block in range(f.shape[1] // BLOCK):
-            d[point, f.shape[1] + block] = d[point, i[PIVOT, block]]
+            d[point, f.shape[1] + block] = d[point, pivots[block]]
 
 
 @inlined
@@ -65,10 +65,14 @@ def before(i, point, other):
 
 
 def fixed_point(points: NDArray[np.float64], unit: float) -> NDArray[np.int32]:
-    """Return distances ``[N, M]`` as integers in units of ``unit``, M = N in whole blocks."""
+    """Return distances ``[N, >= M + M / 16]`` in units of ``unit``, without those to pivots."""
     n = len(points)
     n_blocks = -(-n // BLOCK)
-    distances = np.empty((n, n_blocks * BLOCK + n_blocks), np.int32)
+    # A block of a row lies in one cache line, not across two.
+    width = n_blocks * BLOCK + -(-n_blocks // BLOCK) * BLOCK
+    room = np.empty(n * width + BLOCK, np.int32)
+    start = -room.ctypes.data % _CACHE_LINE // room.itemsize
+    distances = room[start : start + n * width].reshape(n, width)
     in_threads(
         lambda first, last: fill_distances(points, 1.0 / unit, first, last, distances),
         n_items=n,

@@ -2,7 +2,8 @@
 
 All of it lies in two arrays, so that a call passes few arguments and a copy is one copy: ``f``
 float64, with integers in it, and ``i`` int64, both ``[fields, M]``. Medoids go by their point's
-number.
+number, and what is looked for among all of them is found in blocks of points, one vector each:
+points that are none have values that never match.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from .space import (
     FIRST_FLOAT,
     FIRST_INTEGER,
     NONE,
-    PIVOT,
     RADIUS,
     SLACK,
     before,
@@ -30,9 +30,9 @@ N_FLOATS = FIRST_FLOAT + 13
     DISTANCE_SUM,  # to all medoids
     GAIN,  # of each candidate, <= 0
     KNOWN_GAIN,  # what it was when BEST was last made to allow for it
-    REMOVAL,  # loss added when the medoid goes
-    REACH,
-    BEST,  # at most the min over the ball of gain + correction, that if FRESH
+    REMOVAL,  # loss added when the medoid goes, far too much where there is none
+    REACH,  # of the medoid, far below 0 where there is none
+    BEST,  # at most the min over the ball of gain + correction, that if not STALE
     CORRECTION,
     LOWEST,  # gain in each block
     DROP,  # largest, of a gain in each block
@@ -52,7 +52,7 @@ N_INTEGERS = FIRST_INTEGER + 17
     PREVIOUS,
     SIZE,  # of each cluster
     BEST_CANDIDATE,
-    AGE,  # of BEST for each medoid: FRESH, STALE or OUTDATED
+    STALE,  # 1 for medoids whose BEST may be lower than it should
     MET,  # 1 for medoids in whose balls gains may have changed
     CHANGED,  # 1 for blocks in which they have
     START,  # the ball: runs of points that hold it, START[t] .. STOP[t] - 1
@@ -62,7 +62,8 @@ N_INTEGERS = FIRST_INTEGER + 17
     EXCESS,  # medoids that another clustering has more in a region
 ) = range(FIRST_INTEGER, N_INTEGERS)
 
-FRESH, STALE, OUTDATED = 0, 1, 2
+UNKNOWN = -(2.0**60)  # of BEST: lower than any
+_NO_MEDOID = 2.0**62
 
 _MANY_MEDOIDS = 128  # more than there are blocks: then it pays to look at the pivots first
 
@@ -79,9 +80,12 @@ def clear(d, f, i):
     f[GAIN, :] = 0.0
     f[KNOWN_GAIN, :] = 0.0
     f[LOWEST, :] = 0.0
+    f[REMOVAL, :] = _NO_MEDOID
+    f[BEST, :] = 0.0
+    f[REACH, :] = -_NO_MEDOID
     i[PLACE, :n] = NONE
     i[PLACE, n:] = 0  # padding never becomes a medoid
-    i[AGE, :] = FRESH
+    i[STALE, :] = 0
     i[MET, :] = 0
     i[CHANGED, :] = 1
 
@@ -128,7 +132,7 @@ def ball(d, f, i, centre, radius):
     row = d[centre]
     size = 0
     for block in range(f.shape[1] // BLOCK):
-        if row[i[PIVOT, block]] < radius + f[RADIUS, block] + SLACK:
+        if row[f.shape[1] + block] < radius + f[RADIUS, block] + SLACK:
             size = add_block(i, size, block)
     return size
 
@@ -144,16 +148,14 @@ def change_gain(d, f, i, size, point, old, new):
 
 
 @device
-def announce(d, f, i, k, centre, radius, size):
+def announce(d, f, i, centre, radius, size):
     """Note that gains changed in the ball round ``centre``, and which medoids' balls meet it."""
     for t in range(size):
         for block in range(i[START, t] // BLOCK, i[STOP, t] // BLOCK):
             i[CHANGED, block] = 1
-    row = d[centre]
-    for t in range(k):
-        medoid = i[MEDOID, t]
-        if row[medoid] < f[REACH, medoid] + radius + SLACK:
-            i[MET, medoid] = 1
+    row, met, reach = d[centre], i[MET], f[REACH]
+    for j in range(np.uintp(f.shape[1])):
+        met[j] |= np.float64(row[j]) < reach[j] + (radius + SLACK)
 
 
 @device
@@ -166,7 +168,7 @@ def add(d, f, i, k, added):
     i[SIZE, added] = 0
     f[REMOVAL, added] = 0.0
     f[REACH, added] = 0.0
-    i[AGE, added] = OUTDATED
+    i[STALE, added], f[BEST, added] = 1, UNKNOWN
     i[MET, added] = 0
     radius = 0.0
     for block in range(f.shape[1] // BLOCK):
@@ -186,7 +188,7 @@ def add(d, f, i, k, added):
             if distance < old or (distance == old and before(i, added, near)):
                 if near != NONE:
                     f[REMOVAL, near] -= f[SECOND_DISTANCE, j] - old
-                    i[AGE, near] = max(i[AGE, near], STALE)
+                    i[STALE, near] = 1
                     unlink(i, j, near)
                 i[SECOND, j], f[SECOND_DISTANCE, j] = near, old
                 i[NEAR, j], f[NEAR_DISTANCE, j] = added, distance
@@ -198,14 +200,14 @@ def add(d, f, i, k, added):
             ):
                 f[REMOVAL, near] -= f[SECOND_DISTANCE, j] - distance
                 i[SECOND, j], f[SECOND_DISTANCE, j] = added, distance
-                i[AGE, near] = max(i[AGE, near], STALE)
+                i[STALE, near] = 1
     size = ball(d, f, i, added, radius + SLACK)
     j = i[HEAD, added]
     while j != NONE:
         old = f[SECOND_DISTANCE, j] if k else 0.0  # there was nothing to gain on before
         change_gain(d, f, i, size, j, old, f[NEAR_DISTANCE, j])
         j = i[NEXT, j]
-    announce(d, f, i, k + 1, added, radius + SLACK, size)
+    announce(d, f, i, added, radius + SLACK, size)
 
 
 @inlined
@@ -279,8 +281,9 @@ def remove(d, f, i, k, removed):
                     near, old = i[NEAR, j], f[SECOND_DISTANCE, j]
                     i[SECOND, j], f[SECOND_DISTANCE, j] = nearest(d, f, i, k, j, near)
                     f[REMOVAL, near] += f[SECOND_DISTANCE, j] - old
-                    i[AGE, near] = OUTDATED
-    announce(d, f, i, k, removed, radius + SLACK, size)
+                    i[STALE, near], f[BEST, near] = 1, UNKNOWN
+    f[REMOVAL, removed], f[REACH, removed] = _NO_MEDOID, -_NO_MEDOID
+    announce(d, f, i, removed, radius + SLACK, size)
 
 
 @device
@@ -296,7 +299,7 @@ def load(d, f, i, is_medoid):
             i[HEAD, point] = NONE
             i[SIZE, point] = 0
             f[REMOVAL, point] = 0.0
-            i[AGE, point] = OUTDATED
+            i[STALE, point], f[BEST, point] = 1, UNKNOWN
             row = d[point]
             for j in range(n):
                 f[DISTANCE_SUM, j] += np.float64(row[j])

@@ -150,7 +150,7 @@ class Points:
             np.zeros((N_INTEGERS, n_padded), np.int64),
         )
         self._i[NUMBER] = np.append(self.order, np.arange(n, n_padded))
-        find_pivots(self.distances, self._f, self._i)
+        find_pivots(self.distances, self._f, np.empty(n_padded // BLOCK, np.int64))
 
     def room(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Return arrays f and i for one chain."""
