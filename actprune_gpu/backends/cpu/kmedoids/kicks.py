@@ -65,8 +65,8 @@ def shake(d, f, i, k, spare_f, spare_i, random):
         random, t = draw(random, k)
         medoid = i[MEDOID, t]
         neighbour, _ = nearest(d, f, i, k, medoid, medoid)
-        random = move(d, f, i, k, medoid, random)
-        random = move(d, f, i, k, neighbour, random)
+        for moved in (medoid, neighbour):  # one call: each one compiled takes its time
+            random = move(d, f, i, k, moved, random)
         descend(d, f, i, k)
         loss = loss_of(f, n)
         if loss > lowest:

@@ -127,9 +127,9 @@ def chain(d, f, i, spare_f, spare_i, is_medoid, k, stop, step, crossed, best):
             build(d, f, i, k - 1, k)
         else:
             remove_cheapest(d, f, i, k)
-        descend(d, f, i, k)
-        if crossed:
-            cross(d, f, i, k, best.near[k - 2], best.is_medoid[k - 2])
+        for crossing in range(1 + crossed):
+            if crossing:
+                cross(d, f, i, k, best.near[k - 2], best.is_medoid[k - 2])
             descend(d, f, i, k)
         random = shake(d, f, i, k, spare_f, spare_i, random)
         record(f, i, k, best)
