@@ -184,7 +184,7 @@ def prune(
     network = checkpoint.model.to(where)
     plans: list[GroupPlan] = []
     for step in range(1, steps + 1):
-        now = trace_model(network)
+        now = graph if step == 1 else trace_model(network)
         groups = [now.groups[number] for number in numbers]
         gathered = gather_together(
             replace(checkpoint, model=network, fingerprint=_fingerprint(checkpoint, left, step)),
