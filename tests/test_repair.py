@@ -9,7 +9,6 @@ import torch
 from helpers import complains
 from networks import Net, conv, randomise
 from torch import nn
-from torch.nn import functional
 
 from actprune_gpu.inputs import ModelInputs
 from actprune_gpu.pruning import least_squares
@@ -87,20 +86,17 @@ def test_moments_are_sums_of_products_around_common_means():
         {"kernel_size": 3, "padding": 2, "dilation": 2},
         {"kernel_size": (1, 3), "padding": (0, 1), "stride": (2, 1)},
         {"kernel_size": 1, "padding": 1, "stride": 2},
+        {"kernel_size": 3, "padding": "valid"},
+        {"kernel_size": (3, 4), "padding": "same", "dilation": (2, 1)},
+        {"kernel_size": 3, "padding": (2, 1), "padding_mode": "reflect"},
+        {"kernel_size": 3, "padding": 1, "padding_mode": "circular"},
     ],
 )
 def test_patches_are_what_a_convolution_sees(settings):
     torch.manual_seed(0)
     convolution = nn.Conv2d(3, 5, **settings).double()
     map_ = torch.randn(2, 3, 9, 7, dtype=torch.float64)
-    output = functional.conv2d(
-        map_,
-        convolution.weight,
-        convolution.bias,
-        convolution.stride,
-        convolution.padding,
-        convolution.dilation,
-    )
+    output = convolution(map_)
     n, y, x = cells = torch.ones(output[:, 0].shape, dtype=bool).nonzero(as_tuple=True)
     seen = patches(map_, convolution, cells)
     got = seen @ convolution.weight.flatten(1).T + convolution.bias

@@ -104,15 +104,32 @@ def patches(map_: Tensor, convolution: Any, cells: Cells) -> Tensor:
     """
     if isinstance(convolution, nn.Linear):
         return rows_at(map_, cells, convolution)
-    (down, across), (step_y, step_x) = convolution.padding, convolution.stride
-    (height, width), (dilation_y, dilation_x) = convolution.kernel_size, convolution.dilation
+    (step_y, step_x), (height, width) = convolution.stride, convolution.kernel_size
+    dilation_y, dilation_x = convolution.dilation
+    padding = _padding(convolution)
     n, y, x = cells
-    if height * width == 1 and not down and not across:
+    if height * width == 1 and not any(padding):
         return map_[n, :, y * step_y, x * step_x]
-    rows = functional.pad(map_, (across, across, down, down)).permute(0, 2, 3, 1)
+    mode = convolution.padding_mode
+    padded = functional.pad(map_, padding, "constant" if mode == "zeros" else mode)
+    rows = padded.permute(0, 2, 3, 1)
     taps = [
         rows[n, y * step_y + i * dilation_y, x * step_x + j * dilation_x]
         for i in range(height)
         for j in range(width)
     ]
     return torch.stack(taps, dim=2).flatten(1)
+
+
+def _padding(convolution: Any) -> list[int]:
+    """Return by how many cells a convolution pads: left, right, top, bottom."""
+    sides: list[int] = []
+    for axis in (1, 0):
+        before = after = 0
+        if convolution.padding == "same":
+            whole = convolution.dilation[axis] * (convolution.kernel_size[axis] - 1)
+            before, after = whole // 2, whole - whole // 2
+        elif convolution.padding != "valid":
+            before = after = convolution.padding[axis]
+        sides += [before, after]
+    return sides
