@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ..errors import InputError
 from .graph import ChannelGraph, Use
@@ -67,7 +66,6 @@ def repair(
     behind a dropped channel anew to the outputs wanted, by ridge regression around those that there
     are. ``"bn"`` changes the statistics of every batch normalization behind a dropped channel so
     that its outputs have the mean and variance that they had: regression alone puts out too little.
-    A convolution without a normalization behind it, as at the end of a head, is scaled itself.
 
     Where a convolution has no bias, the batch normalization behind it takes the constant.
 
@@ -132,13 +130,11 @@ class _Repair:
         """
         if given.shape == inputs.shape and torch.equal(given, inputs):
             return  # nothing before it has changed
-        if use.is_convolution:
-            if self._methods != {"bn"}:
-                self._fit(use, inputs, outputs, given)
-            if "bn" in self._methods and use.mixes and use.name not in self._norm_of:
-                self._scale(use, outputs, given)
-        elif "bn" in self._methods:
-            self._match(use, inputs, given)
+        if not use.is_convolution:
+            if "bn" in self._methods:
+                self._match(use, inputs, given)
+        elif self._methods != {"bn"}:
+            self._fit(use, inputs, outputs, given)
 
     def _fit(self, use: Use, inputs: Tensor, outputs: Tensor, given: Tensor) -> None:
         convolution = self._modules[use.name]
@@ -203,26 +199,10 @@ class _Repair:
         old_var, old_mean = torch.var_mean(old[:, kept], 0)
         new_var, new_mean = torch.var_mean(new, 0)
         std = (original.running_var[kept].double() + norm.eps).sqrt()
-        scale = _ratio(new_var, old_var) * std
+        scale = (new_var / old_var.clamp(min=1e-12)).sqrt().clamp(0.1, 10.0) * std
         shift = (old_mean - original.running_mean[kept]) / std
         norm.running_var.copy_((scale.square() - norm.eps).clamp(min=0.0))
         norm.running_mean.copy_(new_mean - shift * scale)
-
-    def _scale(self, use: Use, outputs: Tensor, given: Tensor) -> None:
-        """Give a convolution outputs with the mean and variance that they had."""
-        convolution = self._modules[use.name]
-        if not isinstance(convolution, nn.Conv2d):
-            return
-        cells = self._cells(use, outputs, 0)
-        seen = patches(given, convolution, cells)
-        old = rows_at(outputs, cells, use.module)[:, self._kept(use.outputs)].double()
-        new = functional.linear(seen, convolution.weight.flatten(1)).double()
-        old_var, old_mean = torch.var_mean(old, 0)
-        new_var, new_mean = torch.var_mean(new, 0)
-        scale = _ratio(old_var, new_var)
-        convolution.weight.mul_(scale.reshape(-1, 1, 1, 1))
-        shift = old_mean - scale * new_mean
-        self._shift(use, shift if convolution.bias is None else shift - convolution.bias)
 
     def _kept(self, channels: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(self._stays[channels]).to(self._calibration.images.device)
@@ -230,8 +210,3 @@ class _Repair:
     def _cells(self, use: Use, map_: Tensor, n_predictors: int) -> Cells:
         size = positions_of(map_, use.module)
         return self._calibration.cells(size, max(_MIN_ROWS, _ROWS_PER_PREDICTOR * n_predictors))
-
-
-def _ratio(above: Tensor, below: Tensor) -> Tensor:
-    """Return the ratio of two standard deviations, kept within bounds, from the variances."""
-    return (above / below.clamp(min=1e-12)).sqrt().clamp(0.1, 10.0)
