@@ -127,7 +127,7 @@ def chain(d, f, i, spare_f, spare_i, is_medoid, k, stop, step, crossed, best):
             build(d, f, i, k - 1, k)
         else:
             remove_cheapest(d, f, i, k)
-        for crossing in range(1 + crossed):
+        for crossing in range(1 + crossed):  # one call of descend, as in `shake`
             if crossing:
                 cross(d, f, i, k, best.near[k - 2], best.is_medoid[k - 2])
             descend(d, f, i, k)
