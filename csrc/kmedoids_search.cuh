@@ -149,7 +149,7 @@ __device__ void remove_cheapest(const Points& points, State& state, Shared& shar
   remove(points, state, shared, k, points.point_of(cheapest));
 }
 
-// Whether clusterings get kicks: with more points each costs more and gives less.
+// Whether clusterings get kicks: see KICKED in backends/plane.py.
 __device__ __forceinline__ bool is_kicked(int n_points) { return n_points < 192; }
 
 // An integer below `below`, from SplitMix64.

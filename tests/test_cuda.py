@@ -167,12 +167,20 @@ def test_kmedoids_sweep(points, n, seed):
     assert_equal("kmedoids_sweep", [points(n, n)], cuda=backend(seed=seed))
 
 
+@pytest.fixture
+def short_segments(monkeypatch):
+    """Segments of k for fewer points than otherwise, as 640 take the emulator long."""
+    monkeypatch.setattr("actprune_gpu.backends.plane._ONE_CHAIN", 384)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("points", [uniform, doubled])
+@pytest.mark.usefixtures("short_segments")
 def test_kmedoids_sweep_in_segments(points, seed):
     assert_equal("kmedoids_sweep", [points(400)], cuda=backend(seed=seed))
 
 
+@pytest.mark.usefixtures("short_segments")
 def test_kmedoids_sweeps_of_several_layers_in_one_launch():
     cuda = backend()
     layers = [uniform(20), doubled(390), uniform(7, 1), uniform(50, 2)]

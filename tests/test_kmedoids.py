@@ -191,13 +191,14 @@ RIVALRY = {
     "clustered": clustered(150, 9, 6),
     "finely clustered": clustered(150, 30, 7),
     "planted": planted_points(24, 5)[0],
+    "many": clustered(300, 30, 8),
 }
 
 
-def assert_not_above_fasterpam(points, ours):
-    """Not above the expected loss of a random start for each k, nor above any run in sum.
+def assert_not_above_fasterpam(points, ours, unlucky=0):
+    """At no k 0.5 % above the expected loss of a random start, nor above any run in sum.
 
-    Both find local optima, so at one k ours may be the unluckier one by 1 %.
+    Both find local optima: at so many ``unlucky`` k, ours may be above by 1 %.
     """
     kmedoids = pytest.importorskip("kmedoids")
     distances, ks = distances_ref(points), range(2, len(points))
@@ -205,9 +206,9 @@ def assert_not_above_fasterpam(points, ours):
         [[kmedoids.fasterpam(distances, k, random_state=run).loss for k in ks] for run in range(4)]
     )
     ratio = np.array(ours) / runs.mean(axis=0)
-    assert (ratio > 1.005).sum() <= 1
+    assert (ratio > 1.005).sum() <= unlucky, f"k={ratio.argmax() + 2}"
     assert ratio.max() <= 1.01, f"k={ratio.argmax() + 2}"
-    assert (np.sum(ours) <= runs.sum(axis=1)).all()
+    assert (np.sum(ours) <= runs.sum(axis=1) * (1 + FIXED_POINT)).all()
 
 
 @pytest.mark.parametrize("data", RIVALRY)
@@ -215,14 +216,14 @@ def test_losses_are_not_above_fasterpam(data):
     points = RIVALRY[data]
     sweep = kmedoids_sweep(points)
     ours = [loss_ref(points, sweep.clustering(int(k)).medoids) for k in sweep.ks]
-    assert_not_above_fasterpam(points, ours)
+    assert_not_above_fasterpam(points, ours, unlucky=1)
 
 
 @pytest.mark.parametrize("n_channels", [32, 64, 128, 256])
 def test_losses_on_real_activations_are_not_above_fasterpam(n_channels, real_moments):
     layers = [moments for moments in real_moments.values() if moments.n_channels == n_channels]
     assert layers
-    for moments in layers[::4]:
+    for moments in layers:
         points = tsne(jeffries_matusita(moments).matrix.numpy()).embedding
         assert_not_above_fasterpam(points, kmedoids_sweep(points).loss)
 

@@ -12,8 +12,10 @@ from torch import Tensor
 
 # Distances are integers of this many bits, so that sums of them are exact in any order.
 DISTANCE_BITS = 30
-# With fewer points than this, segments of k cost more than they give: one chain goes up, one down.
-ONE_CHAIN = 384
+# With fewer points than this, one chain goes up and one down, which ends lower than many in segments.
+_ONE_CHAIN = 640
+# With fewer points than this, clusterings get kicks; with more each costs more and gives less.
+KICKED = 192
 # With fewer clusters than this, the optima of single swaps differ most, and a k costs most.
 _FEW_CLUSTERS = 16
 # With more points than this, random starts cost more than they give.
@@ -48,6 +50,11 @@ def spatial_order(points: Tensor) -> Tensor:
     return order
 
 
+def has_segments(n_points: int) -> bool:
+    """Return whether chains go over `segments` of k, not one of them up and one down."""
+    return n_points >= _ONE_CHAIN
+
+
 def segments(n_points: int, shortest: int) -> list[tuple[int, int]]:
     """Return ranges ``(first, last)`` of k that cover 2..n_points-1, each done in a chain.
 
@@ -72,7 +79,7 @@ def second_pass(n_points: int) -> list[tuple[int, int]]:
     With few points each of the two chains goes on where the other one has been; with many, all go
     down, in segments shifted against those before, so that what is good gets across their bounds.
     """
-    if n_points < ONE_CHAIN:
+    if not has_segments(n_points):
         meet = middle(n_points)
         return [(meet - 1, n_points), (min(meet, n_points - 1), 1)]
     return [(min(last, n_points - 1), first - 1) for first, last in segments(n_points, 4)]

@@ -49,7 +49,8 @@ event.register("numba:compile", _CollectorOff())
 
 def _digest_of_sources() -> str:
     digest = sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    kernels = Path(__file__).parent
+    for path in sorted([*kernels.rglob("*.py"), *kernels.parent.glob("*.py")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ...errors import InputError
 from ..plane import (
-    ONE_CHAIN,
+    KICKED,
     at_random,
     distance_unit,
+    has_segments,
     middle,
     second_pass,
     segments,
@@ -226,7 +227,7 @@ class _Sweeps:
 
 def _room_bytes(n: int) -> int:
     """Return the bytes for each point of a chain's state, and of the copy that kicks go back to."""
-    return _STATE_BYTES + (_SAVED_BYTES if n < ONE_CHAIN else 0)
+    return _STATE_BYTES + (_SAVED_BYTES if n < KICKED else 0)
 
 
 def _words(flags: Tensor) -> Tensor:
@@ -276,7 +277,7 @@ def _sweep(launcher: Launcher, points: Sequence[Tensor]) -> list[Sweep]:
     start_ks: list[int] = []
     for problem in sweeps.problems:
         first = sweeps.first_medoid(problem)
-        if problem.n < ONE_CHAIN:
+        if not has_segments(problem.n):
             meet = middle(problem.n)
             chains.append(problem.chain(put(first), 1, meet))
             chains.append(problem.chain(put(sweeps.every_point(problem)), problem.n, meet - 1))

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..compile import device, inlined
+from ...plane import KICKED
+from ..compile import device
 from .search import descend
 from .space import NONE
 from .state import MEDOID, NEAR, PLACE, SIZE, add, loss_of, nearest, remove
 
 _KICKS = 3
-
-
-@inlined
-def is_kicked(n_points):
-    """Return whether clusterings get kicks: with more points each costs more and gives less."""
-    return n_points < 192
 
 
 @device
@@ -56,7 +51,7 @@ def move(d, f, i, k, medoid, random):
 def shake(d, f, i, k, spare_f, spare_i, random):
     """Move two neighbouring medoids, descend, and go back if that ended higher."""
     n = d.shape[0]
-    if not is_kicked(n) or k >= n - 1:
+    if n >= KICKED or k >= n - 1:
         return random
     lowest = loss_of(f, n)
     copy(f, spare_f)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...plane import (
-    ONE_CHAIN,
     at_random,
     distance_unit,
+    has_segments,
     middle,
     second_pass,
     segments,
@@ -206,7 +206,7 @@ def _sweep(points: Tensor) -> Sweep:
     n = len(points)
     best = empty_best(n)
     workers = n_threads() if n >= _MIN_PARALLEL else 1
-    first_pass = from_both_ends if n < ONE_CHAIN else in_segments
+    first_pass = in_segments if has_segments(n) else from_both_ends
     with Tasks(workers) as tasks:
         first_pass(values, best, tasks)
     starts = best.is_medoid.copy()  # what was noted before any chain of the second pass begins
