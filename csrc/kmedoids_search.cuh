@@ -178,10 +178,11 @@ __device__ int member_of(const Points& points, const State& state, int medoid, i
   }
 }
 
-// Swaps two neighbouring medoids for other points of their clusters.
+// Swaps two neighbouring medoids for other points of their clusters. The first is that of a random
+// point, as a medoid alone cannot move.
 __device__ void kick(const Points& points, State& state, Shared& shared, int k,
                      unsigned long long& random) {
-  const int first = state.medoid[draw(random, k)];
+  const int first = state.near[draw(random, points.n)];
   const int second = state.near[first] == first ? state.second[first] : state.near[first];
   for (int turn = 0; turn < 2; ++turn) {
     const int medoid = turn == 0 ? first : second;

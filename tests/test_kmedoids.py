@@ -195,10 +195,10 @@ RIVALRY = {
 }
 
 
-def assert_not_above_fasterpam(points, ours, unlucky=0):
-    """At no k 0.5 % above the expected loss of a random start, nor above any run in sum.
+def assert_not_above_fasterpam(points, ours):
+    """Not above the expected loss of a random start for each k, nor above any run in sum.
 
-    Both find local optima: at so many ``unlucky`` k, ours may be above by 1 %.
+    Both find local optima, so at one k ours may be the unluckier one by 1 %.
     """
     kmedoids = pytest.importorskip("kmedoids")
     distances, ks = distances_ref(points), range(2, len(points))
@@ -206,7 +206,7 @@ def assert_not_above_fasterpam(points, ours, unlucky=0):
         [[kmedoids.fasterpam(distances, k, random_state=run).loss for k in ks] for run in range(4)]
     )
     ratio = np.array(ours) / runs.mean(axis=0)
-    assert (ratio > 1.005).sum() <= unlucky, f"k={ratio.argmax() + 2}"
+    assert (ratio > 1.005).sum() <= 1, f"k={ratio.argmax() + 2}"
     assert ratio.max() <= 1.01, f"k={ratio.argmax() + 2}"
     assert (np.sum(ours) <= runs.sum(axis=1) * (1 + FIXED_POINT)).all()
 
@@ -216,7 +216,7 @@ def test_losses_are_not_above_fasterpam(data):
     points = RIVALRY[data]
     sweep = kmedoids_sweep(points)
     ours = [loss_ref(points, sweep.clustering(int(k)).medoids) for k in sweep.ks]
-    assert_not_above_fasterpam(points, ours, unlucky=1)
+    assert_not_above_fasterpam(points, ours)
 
 
 @pytest.mark.parametrize("n_channels", [32, 64, 128, 256])

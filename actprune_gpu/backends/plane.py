@@ -12,7 +12,7 @@ from torch import Tensor
 
 # Distances are integers of this many bits, so that sums of them are exact in any order.
 DISTANCE_BITS = 30
-# With fewer points than this, one chain goes up and one down, which ends lower than many in segments.
+# With fewer points than this, one chain goes up and one down: many in segments end higher.
 _ONE_CHAIN = 640
 # With fewer points than this, clusterings get kicks; with more each costs more and gives less.
 KICKED = 192

@@ -8,7 +8,7 @@ from ...plane import KICKED
 from ..compile import device
 from .search import descend
 from .space import NONE
-from .state import MEDOID, NEAR, PLACE, SIZE, add, loss_of, nearest, remove
+from .state import NEAR, PLACE, SIZE, add, loss_of, nearest, remove
 
 _KICKS = 3
 
@@ -57,8 +57,8 @@ def shake(d, f, i, k, spare_f, spare_i, random):
     copy(f, spare_f)
     copy(i, spare_i)
     for kick in range(_KICKS):
-        random, t = draw(random, k)
-        medoid = i[MEDOID, t]
+        random, point = draw(random, n)  # of a medoid's points: a medoid alone cannot move
+        medoid = i[NEAR, point]
         neighbour, _ = nearest(d, f, i, k, medoid, medoid)
         for moved in (medoid, neighbour):  # one call: each one compiled takes its time
             random = move(d, f, i, k, moved, random)
