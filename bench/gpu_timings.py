@@ -23,7 +23,7 @@ FLUSH_BYTES = 1 << 28
 CLASSES, SAMPLES = 80, 1000
 # Operations of one pair of points in an iteration of t-SNE, none of them fused; a division counts
 # as eight.
-TSNE_OPERATIONS = 25
+TSNE_OPERATIONS = 19
 SECTOR = 32  # bytes, the least that is read of memory
 SIZES = (64, 128, 256, 512, 1024, 2048, 4096, 16384)
 LARGEST_ON_CPU = 2048

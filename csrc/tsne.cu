@@ -23,13 +23,13 @@ __device__ void gradient_rows(const float* __restrict__ p, const float2* y, floa
     for (int j = lane; j < n; j += kLanes) {
       const float2 yj = y[j];
       const float dx = yi.x - yj.x, dy = yi.y - yj.y;
-      const float q = 1.0f / (1.0f + dx * dx + dy * dy);
+      const float q = 1.0f / fmaf(dy, dy, fmaf(dx, dx, 1.0f));
       const float pq = row[j] * q, qq = q * q;
       z += q;
-      attraction_x += pq * dx;
-      attraction_y += pq * dy;
-      repulsion_x += qq * dx;
-      repulsion_y += qq * dy;
+      attraction_x = fmaf(pq, dx, attraction_x);
+      attraction_y = fmaf(pq, dy, attraction_y);
+      repulsion_x = fmaf(qq, dx, repulsion_x);
+      repulsion_y = fmaf(qq, dy, repulsion_y);
     }
     z = butterfly(z) - 1.0f;  // without the point itself
     attraction_x = butterfly(attraction_x);

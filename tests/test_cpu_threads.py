@@ -10,7 +10,7 @@ from helpers import with_threads
 
 from actprune_gpu.backends.cpu import compile as compiling
 from actprune_gpu.backends.cpu.barrier import wait_for_all
-from actprune_gpu.backends.cpu.lanes import LANES, butterfly, load, splat
+from actprune_gpu.backends.cpu.lanes import LANES, butterfly, fma, load, splat
 from actprune_gpu.backends.cpu.threads import Tasks, in_step, in_threads, n_threads, single_threaded
 
 
@@ -34,6 +34,17 @@ def test_vectors_calculate_as_numbers_do(dtype):
         lanes = lanes[: len(lanes) // 2] + lanes[len(lanes) // 2 :]
     result = compiling._compile(mixed)(a, b, number)
     assert dtype(result) == lanes[0]
+
+
+@pytest.mark.parametrize(("dtype", "digits"), [(np.float32, 12), (np.float64, 27)])
+def test_a_multiply_add_is_rounded_once(dtype, digits):
+    def rest(a, c):
+        return butterfly(fma(splat(a), splat(a), splat(c)))
+
+    a = dtype(1.0 + 2.0**-digits)
+    c = dtype(-1.0 - 2.0 ** (1 - digits))  # leaves what is lost where the product is rounded
+    assert a * a + c == 0.0
+    assert compiling._compile(rest)(a, c) == LANES * 2.0 ** (-2 * digits)
 
 
 @pytest.mark.parametrize("n_parts", [1, 2, 3, 5])  # more than there are cores

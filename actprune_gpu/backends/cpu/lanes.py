@@ -107,6 +107,19 @@ def load(context: Any, array: Any, first: Any) -> Any:
 
 
 @intrinsic
+def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
+    """Return ``a * b + c`` of vectors, rounded once as on a GPU."""
+
+    def generate(context: Any, builder: Any, typed: Any, args: Any) -> Any:
+        vector = args[0].type
+        name = f"llvm.fma.v{LANES}f{a.dtype.bitwidth}"
+        of_three = ir.FunctionType(vector, [vector] * 3)
+        return builder.call(cgutils.get_or_insert_function(builder.module, of_three, name), args)
+
+    return a(a, b, c), generate
+
+
+@intrinsic
 def butterfly(context: Any, lanes: Any) -> Any:
     """Add up a vector, halves onto halves."""
 

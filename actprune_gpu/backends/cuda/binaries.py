@@ -12,7 +12,7 @@ from pathlib import Path
 
 from . import sources
 
-# No fused multiply-adds, no approximate division: the bits must be those of the CPU.
+# No multiply-adds fused but by fmaf, no approximate division: the bits must be those of the CPU.
 OPTIONS = ("--std=c++17", "--fmad=false")
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 _DIGEST = "digest.txt"
