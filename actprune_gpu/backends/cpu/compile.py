@@ -3,10 +3,10 @@
 No fast-math: reductions keep their order and no product is fused with a sum but by `lanes.fma`, so
 the bits are those that IEEE 754 prescribes. ``error_model="numpy"`` drops the check for division by
 zero, which keeps loops from being vectorised; so does an index that could be negative: kernels that
-must run fast index with ``np.uintp``. A `kernel` gets all its arrays from its caller, so it need not count
-references to them (``_nrt``), which took a fifth of the time of the k-medoids sweep and kept
-functions from being inlined. A `device` function is for kernels only: it has no way in from Python,
-which saves compile time. The code of kernels is cached on disk.
+must run fast index with ``np.uintp``. A `kernel` gets all its arrays from its caller, so it need
+not count references to them (``_nrt``), which took a fifth of the time of the k-medoids sweep and
+kept functions from being inlined. A `device` function is for kernels only: it has no way in from
+Python, which saves compile time. The code of kernels is cached on disk.
 """
 
 from __future__ import annotations
