@@ -6,6 +6,7 @@
 extern __shared__ __align__(16) unsigned char smem_raw[];
 
 constexpr int kMaxSteps = 32;
+constexpr double kNegligible = 0x1p-56;  // of the largest number on the diagonal
 
 struct Tridiagonal {
   double values[kMaxSteps][kMaxSteps + 1];
@@ -81,14 +82,17 @@ __device__ bool lanczos_step(Tridiagonal& t, double* w, double* basis, double& l
 // does the k-th number of a row or column.
 __device__ void jacobi(Tridiagonal& t, int m) {
   const int k = threadIdx.x;
+  double largest = 0.0;
+  for (int i = 0; i < m; ++i) {
+    largest = fabs(t.values[i][i]) > largest ? fabs(t.values[i][i]) : largest;
+  }
   for (int round = 0; round < 30; ++round) {
-    bool off = false;
-    for (int j = 0; j < k && k < m; ++j) off |= t.values[k][j] * t.values[k][j] != 0.0;
-    if (!__any_sync(kAllLanes, off)) return;
+    bool done = true;
     for (int i = 0; i < m - 1; ++i) {
       for (int j = i + 1; j < m; ++j) {
         const double aij = t.values[i][j];
-        if (aij == 0.0) continue;
+        if (fabs(aij) <= kNegligible * largest) continue;
+        done = false;
         const double theta = (t.values[j][j] - t.values[i][i]) / (2.0 * aij);
         double tangent = 1.0 / (fabs(theta) + sqrt(theta * theta + 1.0));
         tangent = theta >= 0.0 ? tangent : -tangent;
@@ -112,6 +116,7 @@ __device__ void jacobi(Tridiagonal& t, int m) {
         __syncwarp();
       }
     }
+    if (done) return;
   }
 }
 

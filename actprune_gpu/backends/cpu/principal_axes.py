@@ -10,6 +10,7 @@ from .compile import device, kernel
 from .lanes import LANES, add_up, sum_of_lanes
 
 _LANCZOS_STEPS = 32
+_NEGLIGIBLE = 2.0**-56  # of the largest number on the diagonal
 
 
 @device
@@ -83,17 +84,15 @@ def _lanczos(squared, basis, tridiagonal, room, lanes):
 @kernel
 def _jacobi(a, vectors):
     """Make the symmetric ``a`` diagonal, its eigenvalues, by rotations that turn ``vectors``."""
-    n = a.shape[0]
+    n, largest = a.shape[0], 0.0
+    for i in range(n):
+        largest = max(largest, abs(a[i, i]))
     for _ in range(30):
-        off = 0.0
-        for i in range(n):
-            for j in range(i):
-                off += a[i, j] * a[i, j]
-        if off == 0.0:
-            break
+        done = True
         for i in range(n - 1):
             for j in range(i + 1, n):
-                if a[i, j] != 0.0:
+                if abs(a[i, j]) > _NEGLIGIBLE * largest:
+                    done = False
                     theta = (a[j, j] - a[i, i]) / (2.0 * a[i, j])
                     t = 1.0 / (abs(theta) + np.sqrt(theta * theta + 1.0))
                     t = t if theta >= 0.0 else -t
@@ -110,6 +109,8 @@ def _jacobi(a, vectors):
                         vki, vkj = vectors[k, i], vectors[k, j]
                         vectors[k, i] = c * vki - s * vkj
                         vectors[k, j] = s * vki + c * vkj
+        if done:
+            break
 
 
 def principal_axes(squared: Tensor) -> Tensor:
