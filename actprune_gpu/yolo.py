@@ -36,7 +36,7 @@ from .models.ultralytics.validate import validate
 from .progress import Progress, part
 from .pruning.folder import MODEL_FILE, MOMENTS_FILE, PLAN_FILE
 from .pruning.graph import ChannelGraph
-from .pruning.groups import choose_groups, moments_of
+from .pruning.groups import MIN_CHANNELS, choose_groups, moments_of
 from .pruning.plan import Costs, GroupPlan, PruningPlan
 from .pruning.repair import parse_repair
 from .pruning.step import (
@@ -182,8 +182,12 @@ def prune(
     numbers = [graph.groups.index(group) for group in chosen]
     left = {number: np.arange(graph.groups[number].n_channels) for number in numbers}
     network = checkpoint.model.to(where)
-    plans: list[GroupPlan] = []
+    plans: dict[int, GroupPlan] = {}
     for step in range(1, steps + 1):
+        # What an earlier step has left too few channels of stays as that step left it.
+        numbers = [number for number in numbers if len(left[number]) >= MIN_CHANNELS]
+        if not numbers:
+            break
         now = graph if step == 1 else trace_model(network)
         groups = [now.groups[number] for number in numbers]
         gathered = gather_together(
@@ -228,16 +232,16 @@ def prune(
             progress=part(progress, "repair"),
         )
         ranks.as_first(network)
-        plans = [
-            GroupPlan.of(
+        for number, group in zip(numbers, groups, strict=True):
+            old = graph.groups[number]
+            plans[number] = GroupPlan.of(
                 old.name,
                 {layer: at.tolist() for layer, at in old.members.items()},
-                selections[new.name],
+                selections[group.name],
                 left[number].tolist(),
             )
-            for number, old, new in zip(numbers, chosen, groups, strict=True)
-        ]
-        left = {number: np.array(plan.keep) for number, plan in zip(numbers, plans, strict=True)}
+            left[number] = np.array(plans[number].keep)
+    kept_by = list(plans.values())
     plan = PruningPlan(
         model_name=checkpoint.path.name,
         model_sha256=checkpoint.fingerprint,
@@ -249,9 +253,9 @@ def prune(
         repair_images=len(calibration) if methods and calibration else 0,
         targets=targets.as_dict(),
         steps=steps,
-        groups=plans,
+        groups=kept_by,
         versions=versions(),
-        cost=_costs(graph, plans, gathered.settings.image_size),
+        cost=_costs(graph, kept_by, gathered.settings.image_size),
     )
     return ranks.on_first(partial(_write, checkpoint, graph, network.cpu(), plan, folder, gathered))
 

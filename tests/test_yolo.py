@@ -217,6 +217,26 @@ def test_steps_meet_the_target_together(shapes, tmp_path):
     assert any(len(group.candidates) < group.channels for group in result.plan.groups)
 
 
+def test_what_a_step_leaves_too_few_channels_of_stays_in_the_next(shapes, tmp_path):
+    result = yolo.prune(
+        CHECKPOINT,
+        shapes,
+        out=tmp_path / "out",
+        layers=["model.2.m.*", "model.6.m.*"],  # of 8 and of 32 channels
+        config=SelectionConfig(criterion="l2", budget=(0.02, 0.04)),
+        steps=2,
+        repair_images=8,
+        images=16,
+    )
+    stored = load_checkpoint(result.files["model"]).model
+    assert {len(group.keep) for group in result.plan.groups} == {2}
+    assert {group.channels for group in result.plan.groups} == {8, 32}
+    for group in result.plan.groups:
+        assert (len(group.candidates) < group.channels) == (group.channels == 32)
+        assert set(group.keep) <= set(group.candidates)
+    assert width(stored, "model.2.m.0.cv1") == width(stored, "model.6.m.0.cv1") == 2
+
+
 def test_repair_brings_accuracy_back(shapes, tmp_path):
     # Equal shares: where damage decides, the demo hardly needs repair.
     config = SelectionConfig(criterion="l2")

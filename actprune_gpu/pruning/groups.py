@@ -18,7 +18,8 @@ from .graph import ChannelGraph, ChannelGroup, Channels
 from .grouping import norms
 from .subset import InputMoments, Ranking, rank_by_reconstruction, views_of
 
-_MIN_CHANNELS = 3
+# With fewer channels there is nothing to cluster.
+MIN_CHANNELS = 3
 
 
 def choose_groups(
@@ -36,7 +37,7 @@ def choose_groups(
         InputError: If a pattern matches nothing, or only layers that must stay.
     """
     possible = [
-        group for group in graph.groups if group.active and group.n_channels >= _MIN_CHANNELS
+        group for group in graph.groups if group.active and group.n_channels >= MIN_CHANNELS
     ]
     names = list(dict.fromkeys(layer for group in possible for layer in group.members))
     chosen = _matching(graph, possible, names, layers) if layers else {g.name for g in possible}
@@ -60,7 +61,7 @@ def _matching(
         narrow = [g for g in graph.groups if pattern in g.members and g not in groups]
         if narrow and pattern not in names:
             raise InputError(
-                f"layers must have at least {_MIN_CHANNELS} channels that predictions need, "
+                f"layers must have at least {MIN_CHANNELS} channels that predictions need, "
                 f"got {pattern} with {narrow[0].n_channels}"
             )
     matched = set(resolve_layers(names, patterns))
