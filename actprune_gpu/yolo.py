@@ -184,11 +184,17 @@ def prune(
     network = checkpoint.model.to(where)
     plans: dict[int, GroupPlan] = {}
     for step in range(1, steps + 1):
+        now = graph if step == 1 else trace_model(network)
         # What an earlier step has left too few channels of stays as that step left it.
         numbers = [number for number in numbers if len(left[number]) >= MIN_CHANNELS]
         if not numbers:
+            excess = targets.excess(full_cost(now), original)
+            if excess > 1.0:
+                raise InputError(
+                    f"{targets} is out of reach, what step {step - 1} left costs {excess:.3f} "
+                    "times that and has nothing more to take: prune more layers"
+                )
             break
-        now = graph if step == 1 else trace_model(network)
         groups = [now.groups[number] for number in numbers]
         gathered = gather_together(
             replace(checkpoint, model=network, fingerprint=_fingerprint(checkpoint, left, step)),

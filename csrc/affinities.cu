@@ -8,7 +8,7 @@ constexpr double kEntropyTolerance = 1e-7;
 constexpr double kMinProbability = 1e-30;
 
 // Newton's method on log(beta) for the entropy, inside the bracket found so far: see
-// actprune_gpu/backends/cpu/tsne.py. squared [N, N], out [N, N].
+// actprune_gpu/backends/cpu/affinities.py. squared [N, N], out [N, N].
 extern "C" __global__ void __launch_bounds__(256, 4)
     conditional_probabilities(const double* __restrict__ squared, float* __restrict__ out, int n,
                               double perplexity) {

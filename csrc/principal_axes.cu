@@ -1,5 +1,5 @@
 // The first two principal components of points given by their squared distances: Lanczos and Jacobi
-// as in actprune_gpu/backends/cpu/tsne.py, in one cooperative launch.
+// as in actprune_gpu/backends/cpu/principal_axes.py, in one cooperative launch.
 #include "grid.cuh"
 #include "warp.cuh"
 

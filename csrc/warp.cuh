@@ -6,7 +6,7 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kMaxWarps = 16;  // of blocks that reduce together
 constexpr long long kNone = 0x7fffffffffffffffLL;
 
-// The sum over the warp, halves onto halves: the one order of actprune_gpu/backends/cpu/tsne.py.
+// The sum over the warp, halves onto halves: the one order of actprune_gpu/backends/cpu/lanes.py.
 // Every lane gets the same bits, as x + y = y + x.
 template <typename T>
 __device__ __forceinline__ T butterfly(T value) {

@@ -237,6 +237,22 @@ def test_what_a_step_leaves_too_few_channels_of_stays_in_the_next(shapes, tmp_pa
     assert width(stored, "model.2.m.0.cv1") == width(stored, "model.6.m.0.cv1") == 2
 
 
+def test_a_target_is_not_missed_for_want_of_channels_to_take(shapes, tmp_path):
+    # The first step reaches its own target by leaving every layer two channels.
+    with complains("target_flops", "out of reach", "step 1", "more layers"):
+        yolo.prune(
+            CHECKPOINT,
+            shapes,
+            out=tmp_path / "out",
+            layers=["model.2.m.*"],
+            config=SelectionConfig(criterion="l2", allocation="proportion"),
+            target_flops=0.9433,
+            steps=2,
+            repair="none",
+            images=16,
+        )
+
+
 def test_repair_brings_accuracy_back(shapes, tmp_path):
     # Equal shares: where damage decides, the demo hardly needs repair.
     config = SelectionConfig(criterion="l2")

@@ -68,6 +68,14 @@ class Targets:
         """Return where to be on the way there; every step takes away the same share."""
         return Targets(**{name: s**share_of_way for name, s in self.as_dict().items()})
 
+    def excess(self, cost: Cost, original: Cost) -> float:
+        """Return how many times its target a network costs, at the target that it misses most."""
+        ratios = {
+            "flops": cost.flops / original.flops,
+            "params": cost.parameters / original.parameters,
+        }
+        return max((ratios[name] / share for name, share in self.as_dict().items()), default=0.0)
+
     def __str__(self) -> str:
         return " and ".join(f"target_{name} {share:.3g}" for name, share in self.as_dict().items())
 
@@ -112,12 +120,7 @@ def select_groups(
     """
 
     def cost(counts: Mapping[str, int]) -> float:
-        now = graph.cost(counts_to_stays(graph, counts))
-        ratios = {
-            "flops": now.flops / original.flops,
-            "params": now.parameters / original.parameters,
-        }
-        return max(ratios[name] / share for name, share in targets.as_dict().items())
+        return targets.excess(graph.cost(counts_to_stays(graph, counts)), original)
 
     def share(candidates: Mapping[str, Candidate]) -> dict[str, Budget]:
         settle = partial(share_out, candidates, cost, str(targets), twins=graph.twins)

@@ -49,7 +49,7 @@ event.register("numba:compile", _CollectorOff())
 
 def _digest_of_sources() -> str:
     digest = sha256()
-    kernels = Path(__file__).parent
+    kernels = Path(__file__).parent  # the folder above has constants of theirs
     for path in sorted([*kernels.rglob("*.py"), *kernels.parent.glob("*.py")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
