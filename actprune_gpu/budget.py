@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 from .errors import InputError
+from .scalars import whole_number
 
 KeepBounds = tuple[float, float]
 
@@ -52,16 +53,10 @@ def apply_budget(
         InputError: If an argument does not fit.
     """
     require_budget(budget)
-    for name, value in (
-        ("k_star", k_star),
-        ("n_channels", n_channels),
-        ("round_to", round_to),
-        ("min_channels", min_channels),
-    ):
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, got {value}")
-    if k_star > n_channels:
-        raise InputError(f"k_star must be at most the {n_channels} channels, got {k_star}")
+    n_channels = whole_number(n_channels, "n_channels")
+    k_star = whole_number(k_star, "k_star", 1, n_channels)
+    round_to = whole_number(round_to, "round_to")
+    min_channels = whole_number(min_channels, "min_channels")
     low_share, high_share = budget if budget is not None else (0.0, 1.0)
     # 0.29 * 100 is 28.999...: a product this close to an integer was meant to be one.
     low = math.ceil(low_share * n_channels - 1e-9)

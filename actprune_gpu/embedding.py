@@ -15,6 +15,7 @@ from .arrays import Array, like, require_finite, to_tensor
 from .backends import backend_of
 from .engines import Engine, embed, require_engine
 from .errors import InputError
+from .scalars import real_number, whole_number
 
 Init = Literal["pca", "random"]
 # Rows become integers of at most 16 bits and a sign, see backends.protocol.
@@ -81,6 +82,12 @@ def tsne(
     """
     require_engine(engine)
     require_init(init, engine)
+    perplexity = real_number(perplexity, "perplexity")
+    n_iter = whole_number(n_iter, "n_iter")
+    early_exaggeration = real_number(early_exaggeration, "early_exaggeration")
+    if not isinstance(learning_rate, str):
+        learning_rate = real_number(learning_rate, "learning_rate")
+    seed = whole_number(seed, "seed", 0, 2**32 - 1)
     points = to_tensor(x, "x", "[N, F]", torch.float64)
     require_finite(points, "x")
     if not 1 <= points.shape[1] <= _MAX_FEATURES:
@@ -189,8 +196,8 @@ def require_options(
         raise InputError(f"n_iter must be at least 1, got {n_iter}")
     if not (early_exaggeration >= 1.0 and math.isfinite(early_exaggeration)):
         raise InputError(f"early_exaggeration must be at least 1, got {early_exaggeration}")
-    if learning_rate != "auto" and not (
-        isinstance(learning_rate, int | float) and 0.0 < learning_rate < math.inf
+    if learning_rate != "auto" and (
+        isinstance(learning_rate, str) or not 0.0 < learning_rate < math.inf
     ):
         raise InputError(f"learning_rate must be 'auto' or positive, got {learning_rate!r}")
 

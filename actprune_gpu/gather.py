@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ from .reductions import (
     labelled_samples,
     require_reduction,
 )
+from .scalars import whole_number
 
 _SCHEMA = "actprune_gpu.gather_moments/1"
 
@@ -84,11 +86,12 @@ def gather_moments(
     """
     require_reduction(reduce)
     network = unwrapped(model)
-    names = tuple(str(n) for n in (range(classes) if isinstance(classes, int) else classes))
+    names = tuple(
+        str(n) for n in (range(classes) if isinstance(classes, int | np.integer) else classes)
+    )
     if not names:
         raise InputError("classes must not be empty, got none")
-    if save_every < 1:
-        raise InputError(f"save_every must be at least 1, got {save_every}")
+    save_every = whole_number(save_every, "save_every")
     settings = _Settings(
         fingerprint(network),
         tuple(_resolve(network, layers)),

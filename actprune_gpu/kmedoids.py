@@ -11,6 +11,7 @@ from torch import Tensor
 from .arrays import Array, like, require_finite, to_tensor
 from .backends import backend_of
 from .errors import InputError
+from .scalars import whole_number
 
 _TILE = 1 << 24  # distances from points to medoids held at a time
 
@@ -57,8 +58,7 @@ class KMedoidsSweep:
             InputError: If ``k`` is not in 2..N-1.
         """
         n = self._points.shape[0]
-        if not 2 <= k <= n - 1:
-            raise InputError(f"k must be in 2..{n - 1}, got {k}")
+        k = whole_number(k, "k", 2, n - 1)
         places = torch.arange(8, device=self._points.device)
         flags = self._medoid_bits[k - 2][:, None] >> places & 1
         medoids = flags.flatten()[:n].nonzero().flatten()

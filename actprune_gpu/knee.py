@@ -11,6 +11,7 @@ import torch
 
 from .arrays import Array, require_finite, to_tensor
 from .errors import InputError
+from .scalars import real_number, whole_number
 
 KneeMethod = Literal["interp1d", "polynomial"]
 # Kneedle needs a curve; on fewer points, or none, it finds nothing or the first point.
@@ -58,8 +59,8 @@ def find_knee(
     """
     if method not in ("interp1d", "polynomial"):
         raise InputError(f"method must be 'interp1d' or 'polynomial', got {method!r}")
-    if polynomial_degree < 1:
-        raise InputError(f"polynomial_degree must be at least 1, got {polynomial_degree}")
+    polynomial_degree = whole_number(polynomial_degree, "polynomial_degree")
+    sensitivity = real_number(sensitivity, "sensitivity")
     if not sensitivity >= 0.0:
         raise InputError(f"sensitivity must not be negative, got {sensitivity}")
     x = to_tensor(ks, "ks", "[K]", torch.int64).cpu().numpy()

@@ -40,6 +40,7 @@ from .pruning.step import (
 )
 from .pruning.trace import trace_channels
 from .pruning.zero import expand_channels
+from .scalars import whole_number
 from .selection import SelectionConfig
 from .versions import versions
 
@@ -126,8 +127,7 @@ def prune_model(
     methods = parse_repair(repair)
     targets = Targets(target_flops, target_params)
     _require_mode(mode)
-    if repair_samples < 1:
-        raise InputError(f"repair_samples must be at least 1, got {repair_samples}")
+    repair_samples = whole_number(repair_samples, "repair_samples")
     if isinstance(batches, Iterator):
         raise InputError("batches must be iterable more than once, got an iterator: pass a list")
     network = unwrapped(model)

@@ -11,6 +11,7 @@ from .backends import backend_of
 from .backends.protocol import ClassStatistics
 from .errors import InputError
 from .moments import ClassMoments, require_moments
+from .scalars import real_number
 
 _MIN_SAMPLES = 2
 
@@ -69,6 +70,7 @@ def class_statistics(
         InputError: If fewer than two classes have samples, or ``std_floor`` is not positive.
     """
     require_moments(moments)
+    std_floor = real_number(std_floor, "std_floor")
     if not std_floor > 0.0:
         raise InputError(f"std_floor must be positive, got {std_floor}")
     used = (moments.count >= _MIN_SAMPLES).any(1)

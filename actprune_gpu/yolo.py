@@ -48,6 +48,7 @@ from .pruning.step import (
     remove_and_repair,
 )
 from .pruning.zero import expand_channels
+from .scalars import whole_number
 from .selection import SelectionConfig
 from .versions import versions
 
@@ -162,9 +163,8 @@ def prune(
     require_engine(config.engine)
     methods = parse_repair(repair)
     targets = Targets(target_flops, target_params)
-    for name, value in (("steps", steps), ("repair_images", repair_images)):
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, got {value}")
+    steps = whole_number(steps, "steps")
+    repair_images = whole_number(repair_images, "repair_images")
     _require_mode(mode)
     ranks = Ranks.current()
     folder = ranks.on_first(lambda: require_folder(out, may_hold_files=force or resume))

@@ -316,7 +316,7 @@ def test_bad_input_is_refused_before_anything_is_written(shapes, tmp_path):
         yolo.prune(CHECKPOINT, shapes, out=out, layers=["model.99"])
     with complains("no model file", "nowhere.pt"):
         yolo.prune(tmp_path / "nowhere.pt", shapes, out=out)
-    with complains("image_size", "at least 1", "-1"):
+    with complains("image_size", "whole number from 1", "-1"):
         yolo.prune(CHECKPOINT, shapes, out=out, image_size=-1)
     with complains("no moments file"):
         yolo.prune(CHECKPOINT, shapes, out=out, resume=True)

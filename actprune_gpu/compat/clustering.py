@@ -12,6 +12,7 @@ from ..choice import choose_by_weight
 from ..errors import InputError
 from ..kmedoids import kmedoids_sweep
 from ..knee import find_knee
+from ..scalars import whole_number
 from ..weights import LayerWeights
 
 Clustering = dict[str, NDArray[Any]]
@@ -33,8 +34,7 @@ def kmedoids_fasterpam(data: ArrayLike, k: int) -> Clustering:
     points = np.asarray(data, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != 2:
         raise InputError(f"data must have shape [N, 2], got {list(points.shape)}")
-    if not 1 <= k <= len(points):
-        raise InputError(f"k must be in 1..{len(points)}, got {k}")
+    k = whole_number(k, "k", 1, len(points))
     if k == len(points):
         medoids = labels = np.arange(k)
     elif k == 1:

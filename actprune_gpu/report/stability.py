@@ -16,6 +16,7 @@ from ..layers import select_layers
 from ..moments import ClassMoments
 from ..pruning.folder import STABILITY_FILE, FolderLike, PlanFolder, open_folder
 from ..pruning.plan import GroupPlan
+from ..scalars import whole_number
 from ..selection import Candidate, ChannelSelection, SelectionConfig
 from ..shards import resample
 
@@ -116,9 +117,7 @@ def measure_stability(
     Raises:
         InputError: If there are no moments, or nothing in the plan depends on them.
     """
-    for name, value in (("seeds", seeds), ("resamples", resamples)):
-        if value < 0:
-            raise InputError(f"{name} must not be negative, got {value}")
+    seeds, resamples = whole_number(seeds, "seeds", 0), whole_number(resamples, "resamples", 0)
     folder = open_folder(folder)
     config = folder.plan.config
     if config.criterion != "separability":

@@ -17,6 +17,7 @@ from torch import nn
 
 from ...devices import resolve_device
 from ...errors import InputError
+from ...scalars import whole_number
 from .channels import at_size, trace_model
 from .checkpoint import Checkpoint, load_checkpoint
 
@@ -111,9 +112,8 @@ def measure_effect(
     Raises:
         InputError: If an argument is bad, or a file holds no YOLO model with a detection head.
     """
-    for name, value in (("repeats", repeats), ("threads", threads), ("image_size", image_size)):
-        if value is not None and (type(value) is not int or value < 1):
-            raise InputError(f"{name} must be a whole number from 1, got {value!r}")
+    repeats, image_size = whole_number(repeats, "repeats"), whole_number(image_size, "image_size")
+    threads = None if threads is None else whole_number(threads, "threads")
     where = resolve_device(device)
     pair = (load_checkpoint(before, tasks=TASKS), load_checkpoint(after, tasks=TASKS))
     for checkpoint in pair:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...errors import BackendUnavailableError, InputError
 from ...moments import ClassMoments
+from ...scalars import real_number, whole_number
 from ...shards import N_SHARDS, Shards
 from .checkpoint import Checkpoint
 from .dataset import Dataset
@@ -80,14 +81,14 @@ def gather(
     """
     where = _device(device)
     stride = max(int(torch.as_tensor(checkpoint.model.stride).max()), 32)
-    images = dataset.images if limit is None else dataset.images[: _positive(limit, "limit")]
+    images = dataset.images if limit is None else dataset.images[: whole_number(limit, "limit")]
     settings = GatherSettings(
         model=checkpoint.fingerprint,
         data=dataset.fingerprint,
         split=dataset.split,
         n_images=len(images),
         layers=_distinct(layers),
-        image_size=math.ceil(_positive(image_size, "image_size") / stride) * stride,
+        image_size=math.ceil(whole_number(image_size, "image_size") / stride) * stride,
         batch_size=_batch_size(batch_size, where),
         confidence=_fraction(confidence, "confidence"),
         iou=_fraction(iou, "iou"),
@@ -251,21 +252,14 @@ def _device(device: torch.device | str) -> torch.device:
 def _batch_size(value: int | None, device: torch.device) -> int:
     if value is None:
         return 1 if device.type == "cpu" else 16
-    if not 1 <= value <= WINDOW:
-        raise InputError(f"batch_size must lie in 1..{WINDOW}, got {value}")
-    return value
-
-
-def _positive(value: int, name: str) -> int:
-    if value < 1:
-        raise InputError(f"{name} must be at least 1, got {value}")
-    return value
+    return whole_number(value, "batch_size", 1, WINDOW)
 
 
 def _fraction(value: float, name: str) -> float:
-    if not 0 <= value <= 1:
+    share = real_number(value, name)
+    if not 0.0 <= share <= 1.0:
         raise InputError(f"{name} must lie in 0..1, got {value}")
-    return float(value)
+    return share
 
 
 def _distinct(layers: Sequence[str]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from torch import nn
 from ...devices import resolve_device
 from ...errors import InputError
 from ...files import replace_file, require_folder
+from ...scalars import whole_number
 from . import ultralytics_module
 from .checkpoint import Checkpoint, load_checkpoint
 from .contained import contained
@@ -95,9 +96,9 @@ def train(
         InputError: If an argument, the model or the data set is bad, or there is nothing to resume.
             Nothing has been written then.
     """
-    for name, value in (("epochs", epochs), ("image_size", image_size), ("batch_size", batch_size)):
-        if value is not None and (type(value) is not int or value < 1):
-            raise InputError(f"{name} must be a whole number from 1, got {value!r}")
+    epochs = whole_number(epochs, "epochs")
+    image_size = None if image_size is None else whole_number(image_size, "image_size")
+    batch_size = None if batch_size is None else whole_number(batch_size, "batch_size")
     where = resolve_device(device)
     folder = require_folder(out, may_hold_files=force or resume)
     checkpoint = load_checkpoint(model, tasks=TASKS)
