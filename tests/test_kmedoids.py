@@ -198,7 +198,8 @@ RIVALRY = {
 def assert_not_above_fasterpam(points, ours):
     """Not above the expected loss of a random start for each k, nor above any run in sum.
 
-    Both find local optima, so at one k ours may be the unluckier one by 1 %.
+    Both find local optima, so at one k ours may be the unluckier one by 1 %. Ours may be sums of
+    distances rounded to 30 bits.
     """
     kmedoids = pytest.importorskip("kmedoids")
     distances, ks = distances_ref(points), range(2, len(points))
@@ -208,7 +209,7 @@ def assert_not_above_fasterpam(points, ours):
     ratio = np.array(ours) / runs.mean(axis=0)
     assert (ratio > 1.005).sum() <= 1, f"k={ratio.argmax() + 2}"
     assert ratio.max() <= 1.01, f"k={ratio.argmax() + 2}"
-    assert (np.sum(ours) <= runs.sum(axis=1)).all()
+    assert (np.sum(ours) <= runs.sum(axis=1) * (1 + 1e-8)).all()
 
 
 @pytest.mark.parametrize("data", RIVALRY)
@@ -219,7 +220,7 @@ def test_losses_are_not_above_fasterpam(data):
     assert_not_above_fasterpam(points, ours)
 
 
-@pytest.mark.parametrize("n_channels", [32, 64, 128, 256])
+@pytest.mark.parametrize("n_channels", [16, 32, 64, 128, 256])
 def test_losses_on_real_activations_are_not_above_fasterpam(n_channels, real_moments):
     layers = [moments for moments in real_moments.values() if moments.n_channels == n_channels]
     assert layers

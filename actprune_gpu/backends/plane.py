@@ -17,8 +17,10 @@ _ONE_CHAIN = 640
 # With fewer points than this, clusterings get kicks; with more each costs more and gives less.
 KICKED = 192
 # With fewer clusters than this, the optima of single swaps differ most, and a k costs most.
-_FEW_CLUSTERS = 16
-# With more points than this, random starts cost more than they give.
+_FEW_CLUSTERS = 18
+# With fewer than this they still differ, for which one chain over all these k does.
+_SEVERAL_CLUSTERS = 28
+# With more points than this, starts of other origin cost more than they give.
 _MANY_POINTS = 1024
 _LONGEST_SEGMENT = 512  # values of k
 _LEAF = 16  # points
@@ -94,6 +96,19 @@ def third_pass(n_points: int) -> list[tuple[int, int]]:
     if n_points > _MANY_POINTS:
         return []
     return [(k + 1, k - 1) for k in range(min(_FEW_CLUSTERS, n_points) - 1, 1, -1)]
+
+
+def fourth_pass(n_points: int) -> list[tuple[int, int]]:
+    """Return ``(k, stop)`` of the chains of the fourth pass, all down, to each small k.
+
+    Each starts from every second medoid, in spatial order, of the best clustering by 2k so far.
+    That lies nearer to an optimum than points at random do, and leads to others.
+    """
+    largest = min(_SEVERAL_CLUSTERS, (n_points - 1) // 2)
+    if n_points > _MANY_POINTS:
+        return []
+    several = [(largest, _FEW_CLUSTERS - 1)] if largest > _FEW_CLUSTERS else []
+    return several + [(k + 1, k - 1) for k in range(min(_FEW_CLUSTERS, largest) - 1, 1, -1)]
 
 
 @cache

@@ -15,6 +15,7 @@ from ..plane import (
     KICKED,
     at_random,
     distance_unit,
+    fourth_pass,
     has_segments,
     middle,
     second_pass,
@@ -171,6 +172,14 @@ class _Sweeps:
         place[at_random(n).to(device)] = torch.arange(n, device=device)
         return _words(place < torch.tensor(counts, device=device)[:, None])
 
+    def every_second(self, problem: Problem, counts: Sequence[int]) -> Tensor:
+        """Return the bits of half of the medoids of the best clustering by twice each count."""
+        rows = [problem.bits + (2 * k - 2) * problem.n_words for k in counts]
+        best = torch.stack([self.bits[row : row + problem.n_words] for row in rows])
+        flags = best[..., None] >> torch.arange(_LANES, device=best.device, dtype=torch.int32) & 1
+        flags = flags.flatten(1)
+        return _words(flags.bool() & (flags.cumsum(1) % 2 == 1))
+
     def run(self, kernel: str, chains: list[Chain], starts: Tensor, *arguments: Tensor) -> None:
         """Let the chains go, each from its medoids in ``starts``."""
         if not chains:
@@ -240,7 +249,7 @@ def _words(flags: Tensor) -> Tensor:
 def _bytes(n: int) -> int:
     """Return what a problem takes: distances, results, starts, and room for its chains."""
     n_words = -(-n // _LANES)
-    n_chains = max(2 * len(segments(n, 2)), len(third_pass(n)))
+    n_chains = max(2 * len(segments(n, 2)), len(third_pass(n)), len(fourth_pass(n)))
     return n * n * 6 + 3 * n * (n_words * 4 + 24) + n_chains * n * _room_bytes(n)
 
 
@@ -304,15 +313,16 @@ def _sweep(launcher: Launcher, points: Sequence[Tensor]) -> list[Sweep]:
             at = put(sweeps.bits[row : row + problem.n_words])
             chains.append(problem.chain(at, k, stop, crossed=True))
     sweeps.walk(chains, torch.cat(starts))
-    chains, starts, n_words = [], [start[:0]], 0
-    for problem in sweeps.problems:
-        if steps := third_pass(problem.n):
-            at = put(sweeps.at_random(problem, [k for k, _ in steps]))
-            chains += [
-                problem.chain(at + row * problem.n_words, k, stop, crossed=True)
-                for row, (k, stop) in enumerate(steps)
-            ]
-    sweeps.walk(chains, torch.cat(starts))
+    for steps_of, starts_of in (third_pass, sweeps.at_random), (fourth_pass, sweeps.every_second):
+        chains, starts, n_words = [], [start[:0]], 0
+        for problem in sweeps.problems:
+            if steps := steps_of(problem.n):
+                at = put(starts_of(problem, [k for k, _ in steps]))
+                chains += [
+                    problem.chain(at + row * problem.n_words, k, stop, crossed=True)
+                    for row, (k, stop) in enumerate(steps)
+                ]
+        sweeps.walk(chains, torch.cat(starts))
     return [
         sweeps.result(problem, unit)
         for problem, unit in zip(sweeps.problems, sweeps.units, strict=True)

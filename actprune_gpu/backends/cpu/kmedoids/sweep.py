@@ -13,6 +13,7 @@ from torch import Tensor
 from ...plane import (
     at_random,
     distance_unit,
+    fourth_pass,
     has_segments,
     middle,
     second_pass,
@@ -218,6 +219,12 @@ def _sweep(points: Tensor) -> Sweep:
         for k, stop in third_pass(n):
             is_medoid = np.zeros(n, np.uint8)
             is_medoid[shuffled[:k]] = 1
+            values.chain(tasks, is_medoid, (k, stop), best, crossed=True)
+    starts = best.is_medoid.copy()
+    with Tasks(workers) as tasks:
+        for k, stop in fourth_pass(n):
+            is_medoid = np.zeros(n, np.uint8)
+            is_medoid[np.flatnonzero(starts[2 * k - 2])[::2]] = 1
             values.chain(tasks, is_medoid, (k, stop), best, crossed=True)
     by_number = np.empty_like(best.is_medoid)
     by_number[:, values.order] = best.is_medoid
