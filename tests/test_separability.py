@@ -14,6 +14,7 @@ from helpers import (
     planted_moments,
     random_moments,
     same,
+    with_threads,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -207,6 +208,12 @@ def test_two_calls_give_the_same_bits_and_leave_the_moments_alone():
     assert same(jeffries_matusita(moments).matrix, jeffries_matusita(moments).matrix)
     after = (moments.count, moments.mean, moments.m2)
     assert all(same(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_number_of_threads_does_not_matter():
+    moments = random_moments(320, n_classes=30)  # [320, 435]: enough for the work to be shared
+    first, *others = (with_threads(n, lambda: jeffries_matusita(moments).matrix) for n in (1, 2, 3))
+    assert all(same(first, other) for other in others)
 
 
 @pytest.mark.parametrize("n_seen", [0, 1])

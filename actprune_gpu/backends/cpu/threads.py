@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-# Below this many inner operations a second thread costs more than it gives.
-_MIN_WORK = 1 << 15
+# Below this many inner operations, about 0.1 ms, a second thread costs more than it gives.
+_MIN_WORK = 1 << 17
 # More arrivals than any barrier waits for.
 _ALL_AND_MORE = 1 << 62
 _local = threading.local()
