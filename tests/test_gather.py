@@ -344,6 +344,14 @@ def test_no_matched_object_is_an_error(checkpoint, make_dataset, tmp_path):
     assert not path.exists()
 
 
+def test_images_that_cannot_be_decoded_are_why_nothing_was_found(checkpoint, make_dataset):
+    dataset = load_dataset(make_dataset(2))
+    for image in dataset.images:
+        image.path.write_bytes(b"no image")
+    with complains("no labelled object", "2 images; 2 cannot be decoded", dataset.images[0].name):
+        gather(checkpoint, dataset, LAYERS, **LOOSE)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -22,7 +22,8 @@ _READABLE = ("actprune_gpu.plan/2", SCHEMA)
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Before 2.10 Pydantic takes names that begin with model_ for its own.
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 class Curves(_Record):

@@ -55,7 +55,7 @@ def trace_model(model: nn.Module) -> ChannelGraph:
 
     parameter = next(model.parameters())
     predicting: Any = deepcopy(model)
-    predicting.model[-1].fuse()  # heads with two branches train both and predict with one
+    _drop_unused_branch(predicting.model[-1])
     return trace_channels(
         model,
         parameter.new_zeros(1, 3, EXAMPLE_SIZE, EXAMPLE_SIZE),
@@ -92,6 +92,15 @@ def shrink_model(model: nn.Module, graph: ChannelGraph, stays: NDArray[np.bool_]
         elif isinstance(module, rep_conv) and hasattr(module, "conv1"):
             branch: Any = module.conv1.conv
             module.c1, module.c2 = branch.in_channels, branch.out_channels
+
+
+def _drop_unused_branch(head: Any) -> None:
+    """Leave of a head that trains two branches the one that it predicts with."""
+    # Up to some 8.4 a head with one branch loses that.
+    if any(name.startswith("one2one_") for name, _ in head.named_children()) or hasattr(
+        getattr(head, "proto", None), "fuse"
+    ):
+        head.fuse()
 
 
 def _predictions(result: Any) -> Any:

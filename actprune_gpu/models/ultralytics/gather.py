@@ -138,10 +138,12 @@ def gather(
 def require_matches(found: GatherResult) -> None:
     """Raise ``InputError`` if there is no sample."""
     if not found.matched:
+        corrupt = found.skipped.corrupt_images
+        damaged = f"; {len(corrupt)} cannot be decoded, such as {corrupt[0]}" if corrupt else ""
         raise InputError(
             f"no labelled object was found by the detector: {found.objects} objects, "
             f"{found.predictions} predictions with confidence {found.settings.confidence}, "
-            f"{found.settings.n_images} images"
+            f"{found.settings.n_images} images{damaged}"
         )
 
 

@@ -161,7 +161,7 @@ def read_image(image: LabelledImage) -> NDArray[np.uint8] | None:
     """Return the pixels ``[h, w, 3]`` uint8, blue-green-red, or None if they cannot be decoded."""
     patches = ultralytics_module("ultralytics.utils.patches")  # reads what YOLO.predict reads
     try:
-        pixels: NDArray[np.uint8] | None = patches.imread(image.path)
+        pixels: NDArray[np.uint8] | None = patches.imread(str(image.path))
     except MemoryError:
         raise
     except Exception:  # decoders raise all sorts of errors on damaged files
