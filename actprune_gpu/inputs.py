@@ -42,6 +42,10 @@ class ModelInputs:
         """Return what a network makes of them."""
         return model(*self.args, **self.kwargs)
 
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(next(self.tensors()))
+
     def tensors(self) -> Iterator[Tensor]:
         """Yield the tensors among them."""
         return (leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor))
@@ -58,6 +62,11 @@ class ModelInputs:
         """Return them with all tensors changed."""
         args, kwargs = tree_map_only(Tensor, change, (self.args, dict(self.kwargs)))
         return ModelInputs(args, kwargs)
+
+
+def first_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Return what a module reads: its first argument, by place or by name; None if it has none."""
+    return args[0] if args else next(iter(kwargs.values()), None)
 
 
 class Rehearsal:

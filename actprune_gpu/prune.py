@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -47,6 +48,8 @@ from .versions import versions
 Mode = Literal["remove", "zero"]
 
 _EXAMPLES = 2  # samples that the network is traced with
+_REPAIR_SAMPLES = 128
+_RUIN = 1e12  # the error of outputs that are no longer finite
 # Positions of a sample that tell what a group's channels do: those of a head or of a map flattened
 # into a linear layer are many, and a few stand for all.
 _MOST_PLACES = 64
@@ -81,7 +84,7 @@ def prune_model(
     target_params: float | None = None,
     mode: Mode = "remove",
     repair: str = "reconstruct+bn",
-    repair_samples: int = 128,
+    repair_samples: int = _REPAIR_SAMPLES,
     state_path: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: Progress | None = None,
@@ -189,7 +192,7 @@ def prune_model(
             for group in groups
         ],
         versions=versions(),
-        cost=_costs(graph, keep),
+        cost=_costs(graph, keep, len(samples.first(_EXAMPLES))),
     )
     pruned = _carried_out(network, graph, plan, calibration, progress)
     ranks.as_first(pruned)
@@ -223,7 +226,8 @@ def apply_plan(
     _require_mode(mode or plan.mode)
     methods = parse_repair(plan.repair if repair is None else repair)
     network = unwrapped(model)
-    samples = first_samples(batches, max(plan.repair_images, _EXAMPLES)).to(_device(network))
+    n_samples = plan.repair_images or _REPAIR_SAMPLES
+    samples = first_samples(batches, n_samples if methods else _EXAMPLES).to(_device(network))
     graph = channels_of(network, samples.first(_EXAMPLES))
     plan.require_fit(graph, type(network).__name__)
     if fingerprint(network) != plan.model_sha256:
@@ -231,7 +235,11 @@ def apply_plan(
             f"the plan was made for another {plan.model_name}: these are other weights",
             stacklevel=2,
         )
-    changes = {"mode": mode or plan.mode, "repair": "+".join(methods) or "none"}
+    changes = {
+        "mode": mode or plan.mode,
+        "repair": "+".join(methods) or "none",
+        "repair_images": len(Calibration(samples)) if methods else 0,
+    }
     plan = plan.model_copy(update=changes)
     pruned = _carried_out(network, graph, plan, Calibration(samples), progress)
     return ModelPruneResult(pruned, plan, {})
@@ -244,6 +252,8 @@ def channels_of(network: nn.Module, example: ModelInputs) -> ChannelGraph:
         InputError: If the network cannot be followed, or nothing in it can go.
     """
     try:
+        with torch.no_grad(), observed(network):
+            example.run(network)  # what it keeps for later calls must be real
         graph = trace_channels(network, example)
     except InputError:
         raise
@@ -262,13 +272,27 @@ def channels_of(network: nn.Module, example: ModelInputs) -> ChannelGraph:
 
 
 def output_error(after: Any, before: Any) -> float:
-    """Return how far a network's outputs are from what they were, in units of their variance."""
-    total = 0.0
+    """Return how far a network's outputs are from what they were, in units of their variance.
+
+    What was NaN or infinite, as where a mask lies over it, does not count.
+
+    Raises:
+        InputError: If there is nothing to compare.
+    """
+    total, compared = 0.0, False
     for now, was in zip(tensors_in(after), tensors_in(before), strict=True):
-        if was.is_floating_point() and was.numel():
-            spread = (was.double() - was.double().mean()).square().sum().clamp(min=1e-12)
-            total += float((now.double() - was.double()).square().sum() / spread)
-    return total
+        if was.is_floating_point() and was.isfinite().any():
+            finite = was.isfinite()
+            old, new = was[finite].double(), now[finite].double()
+            spread = (old - old.mean()).square().sum().clamp(min=1e-12)
+            total += float((new - old).square().sum() / spread)
+            compared = True
+    if not compared:
+        raise InputError(
+            f"model must put out tensors with finite numbers, got {type(before).__name__}: they "
+            "tell what damage does; allocation='proportion' does without"
+        )
+    return total if math.isfinite(total) else _RUIN
 
 
 def _carried_out(
@@ -355,10 +379,10 @@ def _account(moments: Mapping[str, ClassMoments]) -> dict[str, Any]:
     }
 
 
-def _costs(graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> Costs:
-    """Return what the network costs before and after, for one sample as it was traced with."""
+def _costs(graph: ChannelGraph, keep: Mapping[str, Sequence[int]], n_samples: int) -> Costs:
+    """Return what the network costs before and after, for one of those it was traced with."""
     before, after = (graph.cost(graph.kept(kept)) for kept in ({}, keep))
-    before, after = (replace(cost, flops=cost.flops // _EXAMPLES) for cost in (before, after))
+    before, after = (replace(cost, flops=cost.flops // n_samples) for cost in (before, after))
     return Costs(
         parameters=(before.parameters, after.parameters), flops=(before.flops, after.flops)
     )

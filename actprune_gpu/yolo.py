@@ -50,6 +50,7 @@ from .pruning.step import (
 from .pruning.zero import expand_channels
 from .scalars import whole_number
 from .selection import SelectionConfig
+from .shards import shards_path
 from .versions import versions
 
 __all__ = [
@@ -151,7 +152,7 @@ def prune(
         device: Where the network runs and channels are selected: ``"auto"`` (a GPU if there is one,
             and the selection on all of them), ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
         strict: Stop at the first bad image or label instead of leaving it out.
-        resume: Go on with the moments in ``out``; with several steps, those of the first.
+        resume: Go on with the moments in ``out``; with several steps, those of each so far.
         force: Write into a folder that is not empty; its files of the same names are replaced.
         progress: Called with (what, done, in all).
 
@@ -168,6 +169,7 @@ def prune(
     _require_mode(mode)
     ranks = Ranks.current()
     folder = ranks.on_first(lambda: require_folder(out, may_hold_files=force or resume))
+    _require_kept(model, folder)
     checkpoint = load_checkpoint(model)
     graph = trace_model(checkpoint.model)
     chosen = choose_groups(graph, layers, protect)
@@ -196,6 +198,7 @@ def prune(
                 )
             break
         groups = [now.groups[number] for number in numbers]
+        state_path = folder / (MOMENTS_FILE if step == 1 else f"step-{step}-{MOMENTS_FILE}")
         gathered = gather_together(
             replace(checkpoint, model=network, fingerprint=_fingerprint(checkpoint, left, step)),
             dataset,
@@ -207,8 +210,8 @@ def prune(
             limit=images,
             strict=strict,
             progress=part(progress, "images"),
-            state_path=folder / MOMENTS_FILE,
-            resume=resume and step == 1,
+            state_path=state_path,
+            resume=resume and (step == 1 or state_path.is_file()),
         )
         known = known_classes(dataset.class_names, checkpoint.class_names)
         error_of = partial(prediction_error, classes=known)
@@ -263,7 +266,9 @@ def prune(
         versions=versions(),
         cost=_costs(graph, kept_by, gathered.settings.image_size),
     )
-    return ranks.on_first(partial(_write, checkpoint, graph, network.cpu(), plan, folder, gathered))
+    return ranks.on_first(
+        partial(_write, checkpoint, graph, network.cpu(), plan, folder, gathered, state_path)
+    )
 
 
 def apply(
@@ -295,6 +300,7 @@ def apply(
     """
     where = resolve_device(device)
     folder = require_folder(out, may_hold_files=force)
+    _require_kept(model, folder)
     if not isinstance(plan, PruningPlan):
         plan = PruningPlan.load(plan)
     _require_mode(mode or plan.mode)
@@ -332,7 +338,14 @@ def apply(
         progress=part(progress, "repair"),
     )
     changes = {"mode": mode or plan.mode, "repair": "+".join(methods) or "none"}
-    return _write(checkpoint, graph, network.cpu(), plan.model_copy(update=changes), folder, None)
+    plan = plan.model_copy(update=changes)
+    return _write(checkpoint, graph, network.cpu(), plan, folder, None, None)
+
+
+def _require_kept(model: str | os.PathLike[str], folder: Path) -> None:
+    """Raise ``InputError`` if the results would overwrite the model that they are made from."""
+    if Path(model).resolve() == (folder / MODEL_FILE).resolve():
+        raise InputError(f"out must not be where {model} would be overwritten, got {folder}")
 
 
 def trained_image_size(checkpoint: Checkpoint) -> int:
@@ -365,6 +378,19 @@ def _costs(graph: ChannelGraph, plans: Sequence[GroupPlan], image_size: int) -> 
     )
 
 
+def _keep_last_moments(folder: Path, last: Path) -> None:
+    """Put the moments of the last step in the place of the first's; those between go."""
+    first = folder / MOMENTS_FILE
+    if last != first:
+        shards_path(first).unlink(missing_ok=True)
+        for old, new in ((last, first), (shards_path(last), shards_path(first))):
+            if old.is_file():
+                old.replace(new)
+    for file in folder.glob(f"step-*-{MOMENTS_FILE}"):
+        file.unlink()
+        shards_path(file).unlink(missing_ok=True)
+
+
 def _on_the_way(config: SelectionConfig, steps: int) -> SelectionConfig:
     """Return the settings of one of several steps: together they keep the budget's bounds."""
     if config.budget is None or steps == 1:
@@ -380,6 +406,7 @@ def _write(
     plan: PruningPlan,
     folder: Path,
     gathered: GatherResult | None,
+    state_path: Path | None,
 ) -> PruneResult:
     if plan.mode == "zero":
         checkpoint.model.cpu()
@@ -388,6 +415,7 @@ def _write(
     files = {"model": folder / MODEL_FILE, "plan": folder / PLAN_FILE}
     save_checkpoint(checkpoint, network, files["model"])
     plan.save(files["plan"])
-    if gathered:
+    if gathered and state_path:
         files["moments"] = folder / MOMENTS_FILE
+        _keep_last_moments(folder, state_path)
     return PruneResult(network, plan, gathered, files)

@@ -43,6 +43,12 @@ def linear(n_in, n_out, **settings):
     return nn.Linear(n_in, n_out, **settings)
 
 
+def sharing(net, first, second):
+    first, second = net.get_submodule(first), net.get_submodule(second)
+    first.weight = second.weight
+    return net
+
+
 # The network; the groups and how many channels each has; what holds others, in a word.
 NETS = {
     "maps flattened into a linear layer": (
@@ -137,6 +143,15 @@ NETS = {
         {},
         {"a": "constant_pad_nd"},
     ),
+    "channels shifted": (
+        lambda: Net(
+            lambda n, x: n.c(functional.pad(n.a(x), (0, 0, 0, 0, 1, -1))),
+            a=conv(3, 6),
+            c=conv(6, 4),
+        ),
+        {},
+        {"a": "constant_pad_nd"},
+    ),
     "maps padded": (
         lambda: Net(lambda n, x: n.c(functional.pad(n.a(x), (1, 1))), a=conv(3, 6), c=conv(6, 4)),
         {"a": 6},
@@ -157,6 +172,57 @@ NETS = {
         lambda: Net(lambda n, x: n.c(n.a(x)[:, 1:5]), a=conv(3, 6), c=conv(4, 4)),
         {},
         {"a": "slice"},
+    ),
+    "a gate for all channels": (
+        lambda: Net(
+            lambda n, x: n.c((y := n.a(x)) * n.gate(y).sigmoid()),
+            a=conv(3, 6),
+            gate=conv(6, 1),
+            c=conv(6, 4),
+        ),
+        {"a": 6},
+        {"gate": "acts on many"},
+    ),
+    "a weight of two layers": (
+        lambda: sharing(
+            Net(
+                lambda n, x: n.d(n.c(n.b(n.a(tokens(x)).relu()).relu()).relu()),
+                **{"a": linear(3, 6), "b": linear(6, 6), "c": linear(6, 6)},
+                d=linear(6, 3),
+            ),
+            "b",
+            "c",
+        ),
+        {},
+        {"a": "c shares"},
+    ),
+    "a weight that embeds as well": (
+        lambda: sharing(
+            Net(
+                lambda n, x: n.d(n.c(n.a(n.e((9 * x[:, 0, 0]).long())).relu())),
+                **{"e": nn.Embedding(9, 6), "a": linear(6, 8), "c": linear(8, 6)},
+                d=linear(6, 9, bias=False),
+            ),
+            "d",
+            "e",
+        ),
+        {"a": 8},
+        {"c": "d shares"},
+    ),
+    "a layer that runs twice": (
+        lambda: Net(
+            lambda n, x: n.d(n.c(n.c(n.a(tokens(x)).relu()).relu()).relu()),
+            **{"a": linear(3, 6), "c": linear(6, 6), "d": linear(6, 3)},
+        ),
+        {"a": 6},
+        {},
+    ),
+    "joined to nothing, as caches begin": (
+        lambda: Net(
+            lambda n, x: n.c(torch.cat([torch.tensor([]), n.a(x)], -1)), a=conv(3, 6), c=conv(6, 4)
+        ),
+        {"a": 6},
+        {},
     ),
     "tokens joined": (
         lambda: Net(

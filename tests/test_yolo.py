@@ -19,6 +19,7 @@ from actprune_gpu.layers import select_layers
 from actprune_gpu.models.hooks import capture_outputs
 from actprune_gpu.models.ultralytics.channels import trace_model
 from actprune_gpu.models.ultralytics.checkpoint import load_checkpoint
+from actprune_gpu.pruning.folder import open_folder
 from actprune_gpu.pruning.groups import moments_of
 from actprune_gpu.pruning.plan import PruningPlan
 from actprune_gpu.pruning.step import full_cost
@@ -235,6 +236,11 @@ def test_what_a_step_leaves_too_few_channels_of_stays_in_the_next(shapes, tmp_pa
         assert (len(group.candidates) < group.channels) == (group.channels == 32)
         assert set(group.keep) <= set(group.candidates)
     assert width(stored, "model.2.m.0.cv1") == width(stored, "model.6.m.0.cv1") == 2
+    folder = open_folder(tmp_path / "out")
+    assert not folder.notes  # the second step's moments, of what that still looked at
+    known = [folder.has_moments(group) for group in result.plan.groups]
+    assert any(known)
+    assert not all(known)
 
 
 def test_a_target_is_not_missed_for_want_of_channels_to_take(shapes, tmp_path):
@@ -308,6 +314,32 @@ def test_an_interrupted_run_goes_on(pruned, shapes, tmp_path):
         yolo.prune(CHECKPOINT, shapes, out=out)
     resumed = yolo.prune(CHECKPOINT, shapes, out=out, resume=True)
     assert resumed.files["plan"].read_bytes() == pruned.files["plan"].read_bytes()
+
+
+def test_an_interrupted_later_step_goes_on(shapes, tmp_path):
+    out, steps = tmp_path / "out", []
+    settings = {
+        "layers": ["model.2.m.*", "model.4.m.*"],
+        "target_flops": 0.95,
+        "steps": 2,
+        "images": 16,
+        "repair_images": 4,
+    }
+    whole = yolo.prune(CHECKPOINT, shapes, out=tmp_path / "whole", **settings)
+
+    def interrupt(what, done, total):
+        if what == "repair" and done == total:
+            steps.append(what)
+        if what == "images" and done >= 16 and steps:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        yolo.prune(CHECKPOINT, shapes, out=out, progress=interrupt, **settings)
+    assert (out / "step-2-moments.safetensors").is_file()
+    resumed = yolo.prune(CHECKPOINT, shapes, out=out, resume=True, **settings)
+    for name in ("model", "plan"):
+        assert resumed.files[name].read_bytes() == whole.files[name].read_bytes(), name
+    assert not list(out.glob("step-*"))
 
 
 def test_bad_input_is_refused_before_anything_is_written(shapes, tmp_path):

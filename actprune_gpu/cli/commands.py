@@ -112,12 +112,15 @@ def prune_command(
     from .. import yolo
     from ..devices import resolve_device
     from ..distributed import Ranks, processes
+    from ..models.ultralytics.dataset import read_layout
     from ..pruning.folder import EFFECT_FILE, EFFECT_SCHEMA, PlanFolder
     from ..report import write_report
     from .output import Bars, print_effect, print_files, print_plan
 
     with processes(), _inputs(model, data) as (model_file, data_file), Bars() as bars:
         first = Ranks.current().rank == 0
+        if not no_val:
+            read_layout(data_file, val_split)  # before work is done, not after
         result = yolo.prune(
             model_file,
             data_file,

@@ -70,8 +70,8 @@ def print_plan(result: PruneResult) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("layer", no_wrap=True)
     for heading in ("channels", "knee", "kept"):
-        table.add_column(heading, justify="right")
-    table.add_column("why", no_wrap=True)
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("why")
     table.add_column("together with")
     for group in result.plan.groups:
         knee = "" if group.k_star is None else str(group.k_star)

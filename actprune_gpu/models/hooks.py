@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..inputs import first_input
 
 _INPUT = ":input"
 
@@ -54,15 +55,15 @@ def capture_outputs(
     def after(name: str) -> Callable[[nn.Module, Any, Any], None]:
         return lambda module, inputs, output: store(name, output, "put out")
 
-    def before(name: str) -> Callable[[nn.Module, Any], None]:
-        return lambda module, inputs: store(name, inputs[0] if inputs else None, "get")
+    def before(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda module, args, kwargs: store(name, first_input(args, kwargs), "get")
 
     handles = []
     try:
         for name in layers:
             module = modules[module_name(name)]
             if name.endswith(_INPUT):
-                handles.append(module.register_forward_pre_hook(before(name)))
+                handles.append(module.register_forward_pre_hook(before(name), with_kwargs=True))
             else:
                 handles.append(module.register_forward_hook(after(name)))
         yield outputs

@@ -36,8 +36,9 @@ class PlanFolder:
         path: The folder.
         plan: The plan.
         digest: SHA-256 of the plan's file: by it other files say which plan they are about.
-        moments: Class moments by layer, of the network that the last step selected from; ``None``
-            if they are not there, or not of this plan.
+        moments: Class moments by layer, of the network that the last step selected from, without
+            layers that an earlier step was the last to thin out; ``None`` if they are not there,
+            or not of this plan.
         shards: The moments of parts of the images; empty if they are not there.
         notes: What is missing and what follows from it, for the reader.
     """
@@ -71,6 +72,10 @@ class PlanFolder:
         if self.moments is None:
             raise InputError(f"{self.path}: {self.notes[0]}")
         return self.moments
+
+    def has_moments(self, group: GroupPlan) -> bool:
+        """Return whether there are moments of all of a group's members."""
+        return self.moments is not None and group.members.keys() <= self.moments.keys()
 
     def moments_of(
         self, group: GroupPlan, moments: Mapping[str, ClassMoments]
@@ -160,7 +165,8 @@ def _moments_of(
         account = json.loads(metadata["gather"])
         settings = account["settings"]
         same = account["images_done"] == settings["n_images"] == plan.gathering["n_images"]
-        same &= settings["data"] == plan.data_sha256 and layers <= moments.keys()
+        same &= settings["data"] == plan.data_sha256
+        same &= moments.keys() <= layers if plan.steps > 1 else layers <= moments.keys()
         same &= plan.steps > 1 or settings["model"] == plan.model_sha256
     except (KeyError, TypeError, json.JSONDecodeError):
         same = False

@@ -205,12 +205,13 @@ def _places(numbers: Channels, index: Mapping[int, int]) -> NDArray[np.int64]:
 
 
 def norms(graph: ChannelGraph) -> dict[str, str]:
-    """Return, for convolutions, the batch normalization that directly follows."""
+    """Return, for convolutions, the batch normalization with statistics that directly follows."""
     uses = list(graph.uses.values())
     return {
         use.name: after.name
         for use, after in pairwise(uses)
         if use.is_convolution
         and not after.is_convolution
+        and getattr(after.module, "running_var", None) is not None
         and np.array_equal(use.outputs, after.outputs)
     }

@@ -36,6 +36,9 @@ def choose_groups(
     Raises:
         InputError: If a pattern matches nothing, or only layers that must stay.
     """
+    for name, patterns in (("layers", layers), ("protect", protect)):
+        if isinstance(patterns, str):
+            raise InputError(f"{name} must be a list of names or patterns, got {patterns!r}")
     possible = [
         group for group in graph.groups if group.active and group.n_channels >= MIN_CHANNELS
     ]

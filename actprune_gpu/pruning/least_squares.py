@@ -30,7 +30,13 @@ class Moments:
 
     @classmethod
     def of(cls, predictors: Tensor, responses: Tensor, held_out: Tensor) -> Moments:
-        """Compute the moments of ``[S, D]`` and ``[S, R]``, rows held out where ``[S]`` is true."""
+        """Compute the moments of ``[S, D]`` and ``[S, R]``, rows held out where ``[S]`` is true.
+
+        Rows with NaN or infinity are left out.
+        """
+        finite = predictors.isfinite().all(1) & responses.isfinite().all(1)
+        if not finite.all():
+            predictors, responses, held_out = (x[finite] for x in (predictors, responses, held_out))
         means = predictors.mean(0, dtype=torch.float64), responses.mean(0, dtype=torch.float64)
         n, m = predictors.shape[1], responses.shape[1]
         covariance, cross = (predictors.new_zeros(2, n, k, dtype=torch.float64) for k in (n, m))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..inputs import ModelInputs
+from ..inputs import ModelInputs, first_input
 
 # Name of a module, its input and output in the first network, and its input in the second.
 Step = Callable[[str, Tensor, Tensor, Tensor], None]
@@ -47,16 +47,16 @@ def lockstep(
                 continue
         raise _Stopped
 
-    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        return lambda module, given, output: put((name, given[0], output))
+    def watch(name: str) -> Callable[[nn.Module, Any, Any, Any], None]:
+        return lambda module, args, kwargs, output: put((name, first_input(args, kwargs), output))
 
-    def take(name: str) -> Callable[[nn.Module, Any], None]:
-        def hook(module: nn.Module, given: Any) -> None:
+    def take(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             item = ahead.get()
             if isinstance(item, BaseException):
                 raise item
             assert item[0] == name, f"{item[0]} ran where {name} was expected"
-            step(*item, given[0])
+            step(*item, first_input(args, kwargs))
 
         return hook
 
@@ -75,8 +75,8 @@ def lockstep(
     thread = threading.Thread(target=run_first, daemon=True)
     try:
         for name in names:
-            handles.append(modules[name].register_forward_hook(watch(name)))
-            handles.append(others[name].register_forward_pre_hook(take(name)))
+            handles.append(modules[name].register_forward_hook(watch(name), with_kwargs=True))
+            handles.append(others[name].register_forward_pre_hook(take(name), with_kwargs=True))
         thread.start()
         with torch.no_grad():
             inputs.run(second)

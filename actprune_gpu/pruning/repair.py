@@ -22,6 +22,7 @@ from .grouping import norms
 from .least_squares import Moments, ridge
 from .lockstep import lockstep
 from .sampling import Calibration, Cells, patches, positions_of, rows_at
+from .trace import sharing_modules
 
 RepairMethod = Literal["mean", "fold", "reconstruct", "bn"]
 # Whose weights are fitted anew.
@@ -94,6 +95,13 @@ def repair(
     lockstep(original, pruned, names, calibration.inputs, step)
 
 
+def _is_refitted(module: nn.Module) -> bool:
+    """Return whether a module's weights are fitted anew; it must see what such modules see."""
+    return any(
+        isinstance(module, kind) and type(module).forward is kind.forward for kind in _REFITTED
+    )
+
+
 class _Repair:
     """The repair of one network."""
 
@@ -113,6 +121,8 @@ class _Repair:
         self._idle = {
             use.layer for use in graph.uses.values() if use.is_convolution and not use.positions
         }
+        self._fitted: set[str] = set()
+        self._sharing = sharing_modules(pruned)
         self._layers = {name: use.layer for name, use in graph.uses.items()}
 
     def concerns(self, name: str) -> bool:
@@ -131,18 +141,23 @@ class _Repair:
         if given.shape == inputs.shape and torch.equal(given, inputs):
             return  # nothing before it has changed
         if not use.is_convolution:
-            if "bn" in self._methods:
+            if "bn" in self._methods and self._modules[use.name].running_var is not None:
                 self._match(use, inputs, given)
         elif self._methods != {"bn"}:
             self._fit(use, inputs, outputs, given)
 
     def _fit(self, use: Use, inputs: Tensor, outputs: Tensor, given: Tensor) -> None:
+        if use.name in self._fitted:
+            return  # where a module is used again, it does the work of what went already
+        if use.name in self._sharing:
+            return  # another module would change as well
+        self._fitted.add(use.name)
         convolution = self._modules[use.name]
         kept = self._kept(use.inputs)
         shift = None
         if use.mixes and not kept.all():
             shift = self._fold(use, inputs, given, kept)
-        if "reconstruct" in self._methods and use.mixes and isinstance(convolution, _REFITTED):
+        if "reconstruct" in self._methods and use.mixes and _is_refitted(convolution):
             shift = self._reconstruct(use, given, outputs)
         if shift is not None:
             self._shift(use, shift)
@@ -196,6 +211,10 @@ class _Repair:
         kept = self._kept(use.outputs)
         cells = self._cells(use, given, 0)
         old, new = (rows_at(map_, cells, use.module).double() for map_ in (inputs, given))
+        seen = old.isfinite().all(1) & new.isfinite().all(1)
+        if seen.sum() < 2:
+            return  # no variance
+        old, new = old[seen], new[seen]
         old_var, old_mean = torch.var_mean(old[:, kept], 0)
         new_var, new_mean = torch.var_mean(new, 0)
         std = (original.running_var[kept].double() + norm.eps).sqrt()

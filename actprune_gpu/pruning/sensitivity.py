@@ -11,13 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..inputs import ModelInputs
+from ..inputs import ModelInputs, first_input
 from .graph import ChannelGraph, Use
 from .sampling import channel_axis
 from .subset import InputMoments, Ranking
 
 # The ridge of the predictions, as a share of the mean variance.
 _RIDGE = 1e-3
+# The share of a signal that does not count.
+_NEGLIGIBLE = 1e-6
 
 
 class Sensitivity:
@@ -50,7 +52,7 @@ class Sensitivity:
         self._rankings, self._moments = rankings, moments
         self._inputs, self._error_of = inputs, error_of
         self._modules = dict(model.named_modules())
-        with torch.inference_mode():
+        with torch.no_grad():
             self._before = inputs.run(model)
 
     def error(self, counts: Mapping[str, int]) -> float:
@@ -59,11 +61,13 @@ class Sensitivity:
         for name, count in counts.items():
             dropped = self._rankings[name].order[count:].cpu().numpy()
             lost[self._graph[name].channels[dropped]] = True
-        with ExitStack() as stack, torch.inference_mode():
+        with ExitStack() as stack, torch.no_grad():
             for use in self._graph.uses.values():
                 if use.name in self._moments and lost[use.inputs].any():
                     hook = _predictor(lost, use, self._moments[use.name])
-                    handle = self._modules[use.name].register_forward_pre_hook(hook)
+                    handle = self._modules[use.name].register_forward_pre_hook(
+                        hook, with_kwargs=True
+                    )
                     stack.callback(handle.remove)
             return self._error_of(self._inputs.run(self._model), self._before)
 
@@ -74,8 +78,8 @@ class Sensitivity:
 
         What a group loses for its readers says little of what becomes of the predictions: in a
         YOLOv8n the same share of the signal lost hurts thirty times more in the first layers than
-        in the deepest bottlenecks. So each group is thinned out to half once, twins together, and
-        its curve of losses is scaled by what that does.
+        in the deepest bottlenecks. So each group is thinned out once, twins together, to half of
+        what its readers need, and its curve of losses is scaled by what that does.
 
         Args:
             progress: Called with (groups done, groups in all).
@@ -84,9 +88,9 @@ class Sensitivity:
         for name in self._rankings:
             if name not in scale:
                 together = [n for n in self._graph.with_twins([name]) if n in self._rankings]
-                half = {each: self._graph[each].n_channels // 2 for each in together}
+                half = {each: _half(self._rankings[each]) for each in together}
                 share = sum(float(self._rankings[each].error[half[each]]) for each in together)
-                # A share of nothing: channels that no reader needs.
+                # A share of nothing: no reader needs any of the channels.
                 scale.update(dict.fromkeys(together, self.error(half) / max(share, 1e-12)))
             if progress:
                 progress(len(scale), len(self._rankings))
@@ -96,9 +100,17 @@ class Sensitivity:
         }
 
 
+def _half(ranking: Ranking) -> int:
+    """Return half of the channels, or of those that readers need where that would take nothing."""
+    half = len(ranking.order) // 2
+    if ranking.error[half] > _NEGLIGIBLE:
+        return half
+    return int((ranking.error > _NEGLIGIBLE).sum()) // 2
+
+
 def _predictor(
     lost: NDArray[np.bool_], use: Use, moments: InputMoments
-) -> Callable[[nn.Module, Any], Any]:
+) -> Callable[[nn.Module, Any, Any], Any]:
     """Return the hook that puts predictions in the place of a reader's lost inputs."""
     mean, covariance = moments.mean, moments.covariance
     gone = torch.from_numpy(lost[use.inputs]).to(mean.device)
@@ -108,10 +120,12 @@ def _predictor(
     predict = torch.linalg.solve(among, covariance[stays][:, gone])  # [kept, lost]
     constant = mean[gone] - mean[stays] @ predict
 
-    def hook(module: nn.Module, inputs: Any) -> Any:
-        map_ = inputs[0].clone()
+    def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        map_ = first_input(args, kwargs).clone()
         rows = map_.movedim(channel_axis(module), -1)
         rows[..., gone] = rows[..., stays] @ predict.to(rows) + constant.to(rows)
-        return (map_, *inputs[1:])
+        if args:
+            return (map_, *args[1:]), kwargs
+        return args, {**kwargs, next(iter(kwargs)): map_}
 
     return hook

@@ -19,6 +19,7 @@ from ..layers import select_layers
 from ..model_budget import equalized, share_out
 from ..moments import ClassMoments
 from ..progress import Progress, part
+from ..scalars import real_number
 from ..selection import (
     Candidate,
     ChannelSelection,
@@ -56,6 +57,7 @@ class Targets:
 
     def __post_init__(self) -> None:
         for name, share in self.as_dict().items():
+            share = real_number(share, f"target_{name}")
             if not 0.0 < share <= 1.0:
                 raise InputError(f"target_{name} must lie in 0..1, got {share:g}")
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..inputs import first_input
 from .graph import ChannelGraph, ChannelGroup, Use
 from .grouping import norms
 from .sampling import Calibration, channel_axis, positions_of, rows_at
@@ -111,8 +112,8 @@ def input_moments(
     found: dict[str, InputMoments] = {}
 
     def watch(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any) -> None:
-            map_ = inputs[0]
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            map_ = first_input(args, kwargs)
             wanted = max(_MIN_ROWS, _ROWS_PER_CHANNEL * map_.shape[channel_axis(module)])
             cells = calibration.cells(positions_of(map_, module), wanted)
             rows = rows_at(map_, cells, module)
@@ -126,12 +127,12 @@ def input_moments(
         return hook
 
     handles = [
-        modules[use.name].register_forward_pre_hook(watch(use.name))
+        modules[use.name].register_forward_pre_hook(watch(use.name), with_kwargs=True)
         for use in graph.uses.values()
         if use.mixes and use.positions
     ]
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             calibration.inputs.run(model)
     finally:
         for handle in handles:

@@ -10,7 +10,8 @@ of the blocks that a network is made of.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -109,6 +110,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # A tensor keeps its number alive, and its id taken, as long as the trace lasts.
         self._owners: dict[int, tuple[Tensor, str]] = {}
         self._biases: set[int] = set()
+        self._sharing = sharing_modules(model)
         for name, module in model.named_modules():
             if isinstance(module, (*CONVOLUTIONS, *NORMS)):
                 self._biases.add(id(module.bias))
@@ -212,7 +214,10 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         owner = self._owners.get(id(weight))
         if owner is None:
             self._unknown(args, f"{name} without a module")
-        elif owner[1] in self.runs:  # a module that runs twice has one set of channels
+            return
+        if owner[1] in self._sharing:  # what went from one would be missing in the other
+            self.hold(args, f"{owner[1]} shares its parameters with another module")
+        if owner[1] in self.runs:  # a module that runs twice has one set of channels
             before = self.runs[owner[1]]
             self._same_as.unite(torch.from_numpy(before.inputs), torch.from_numpy(inputs))
             self._same_as.unite(torch.from_numpy(before.outputs), torch.from_numpy(outputs))
@@ -275,17 +280,21 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _pointwise(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Channel by channel: the operands' channels become one."""
         operands = list(tensors_in((args, kwargs)))
-        numbered = [self._numbers[id(x)][1] for x in operands if self._known(x)]
-        if not numbered or not isinstance(result, Tensor):
+        known = [x for x in operands if self._known(x)]
+        if not known or not isinstance(result, Tensor):
             self._unknown((args, kwargs), func.overloadpacket.__name__)
             return
-        dims = {d - n.ndim for n in numbered for d in varying(n)}
+        dims = {d - x.ndim for x in known for d in varying(self._numbers[id(x)][1])}
         # Operands of one number (a scalar, or one for each image) do not tie channels; those of
         # many are parameters of the channels that nobody would shorten.
         others = [x for x in operands if not self._known(x) and id(x) not in self._biases]
-        if any(x.ndim >= -d and x.shape[d] != 1 for x in others for d in dims):
+        if any(_extends(x, dims) for x in others):
             self._unknown((args, kwargs), func.overloadpacket.__name__)
             return
+        # One channel for all of others, as of a gate, would make these one.
+        self.hold([x for x in known if dims and not _extends(x, dims)], "it acts on many channels")
+        tied = [x for x in known if not dims or _extends(x, dims)]
+        numbered = [self._numbers[id(x)][1] for x in tied]
         together = numbered[0]
         for numbers in numbered[1:]:
             self._same_as.unite(together, numbers)
@@ -299,10 +308,13 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         numbers, dim = self._numbers[id(args[0])][1], args[0].ndim - 3
         result = result if isinstance(result, Tensor) else result[0]
-        if varying(numbers) <= {dim} and result.shape[dim] == args[0].shape[dim]:
+        name = func.overloadpacket.__name__
+        # Padded in front and cut behind, as many channels are not the same channels.
+        shifted = name == "constant_pad_nd" and any(args[1][4:6])
+        if varying(numbers) <= {dim} and result.shape[dim] == args[0].shape[dim] and not shifted:
             self._set(result, numbers)
         else:
-            self._unknown(args, func.overloadpacket.__name__)
+            self._unknown(args, name)
 
     def _same(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         if self._known(args[0]):
@@ -375,7 +387,9 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._set(part, compressed(of_part))
 
     def _cat(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
-        parts, dim = args[0], (args[1] if len(args) > 1 else 0) % result.ndim
+        # PyTorch joins vectors without elements to tensors of any shape: caches begin as such.
+        parts = [part for part in args[0] if part.ndim != 1 or len(part)]
+        dim = (args[1] if len(args) > 1 else 0) % result.ndim
         known = [self._numbers[id(part)][1] for part in parts if self._known(part)]
         if not known:
             return
@@ -390,6 +404,21 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for numbers in known[1:]:
                 self._same_as.unite(known[0], numbers)
             self._set(result, known[0])
+
+
+def sharing_modules(model: nn.Module) -> set[str]:
+    """Return the names of modules with parameters or buffers that other modules have too."""
+    tensors = {
+        name: [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        for name, module in model.named_modules()
+    }
+    holders = Counter(id(tensor) for own in tensors.values() for tensor in own)
+    return {name for name, own in tensors.items() if any(holders[id(x)] > 1 for x in own)}
+
+
+def _extends(tensor: Tensor, dims: Collection[int]) -> bool:
+    """Return whether a tensor is larger than 1 along any of ``dims``, counted from the last."""
+    return any(tensor.ndim >= -d and tensor.shape[d] != 1 for d in dims)
 
 
 def _listed(value: Any) -> Sequence[Tensor]:

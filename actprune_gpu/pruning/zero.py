@@ -102,7 +102,9 @@ def _expand(use: Use, reduced: Any, inputs: Tensor, outputs: Tensor) -> None:
     lost = torch.ones(len(use.outputs), dtype=torch.bool)
     lost[outputs] = False
     if reduced.bias is not None and module.bias is None:  # repair has given it one
-        module.bias = nn.Parameter(module.weight.new_zeros(len(use.outputs)), requires_grad=False)
+        module.bias = nn.Parameter(
+            module.weight.new_zeros(len(use.outputs)), requires_grad=reduced.bias.requires_grad
+        )
     for name in ("bias", "running_mean", "running_var"):
         if getattr(module, name, None) is not None:
             getattr(module, name)[outputs] = getattr(reduced, name)

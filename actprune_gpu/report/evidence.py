@@ -101,7 +101,7 @@ def evidence_of(folder: PlanFolder, group: GroupPlan) -> GroupEvidence:
     rank[order] = np.arange(1, len(order) + 1)
     matrix: PairMatrix | None = None
     members: tuple[ClassStatistics, ...] = ()
-    if folder.moments is not None:
+    if folder.moments is not None and folder.has_moments(group):
         matrix, members = _separability(folder.moments_of(group, folder.moments))
     keeper = correlation = None
     if group.cluster_labels is not None:

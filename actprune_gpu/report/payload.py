@@ -84,17 +84,23 @@ def _figure(name: str, unit: str, before: float, after: float) -> dict[str, Any]
     return {"name": name, "unit": unit, "before": before, "after": after, "ratio": ratio}
 
 
+def _looked_at(gathering: Mapping[str, Any]) -> str:
+    """Return what a plan was made from: images with objects, or samples of any kind."""
+    if "images" not in gathering:
+        return f"{gathering.get('samples', 0)} samples"
+    return (
+        f"{gathering['images']} images of {gathering['split']}, "
+        f"{gathering['matched']} of {gathering['objects']} objects matched"
+    )
+
+
 def _facts(plan: PruningPlan) -> list[tuple[str, str]]:
     """Return what people want to know of how a plan came about, with its heading."""
     gathering, selection = plan.gathering, plan.selection
     by = "" if selection["criterion"] != "separability" else f", weight {selection['weight']}"
     facts = [
         ("Selected by", f"{selection['criterion']}{by}"),
-        (
-            "Looked at",
-            f"{gathering['images']} images of {gathering['split']}, "
-            f"{gathering['matched']} of {gathering['objects']} objects matched",
-        ),
+        ("Looked at", _looked_at(gathering)),
     ]
     targets = ", ".join(f"{share:.3g} of the {name}" for name, share in plan.targets.items())
     budget = selection["budget"]

@@ -126,7 +126,11 @@ def measure_stability(
             f"{config.criterion!r} ranks by weights, which neither t-SNE nor the moments decide"
         )
     moments = folder.require_moments()
-    groups = [group for group in folder.plan.groups if len(group.keep) < len(group.candidates)]
+    groups = [
+        group
+        for group in folder.plan.groups
+        if len(group.keep) < len(group.candidates) and folder.has_moments(group)
+    ]
     draws = resamples if len([shard for shard in folder.shards if shard]) > 1 else 0
     found = {
         group.name: GroupStability(

@@ -1,0 +1,243 @@
+"""Networks and inputs off the beaten track: found by trying, each of them once went wrong."""
+
+import dataclasses
+import functools
+
+import pytest
+import torch
+from helpers import complains
+from torch import Tensor, nn
+from torch.nn import functional
+
+from actprune_gpu import SelectionConfig, apply_plan, prune_model
+
+L1 = SelectionConfig(criterion="l1", budget=(0.3, 0.6))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def batches():
+    generator = torch.Generator().manual_seed(0)
+    return [(torch.randn(16, 3, 8, 8, generator=generator), torch.arange(16) % 4) for _ in range(4)]
+
+
+def conv(inputs, outputs, size=1, **options):
+    return nn.Conv2d(inputs, outputs, size, **options)
+
+
+def counts(result):
+    return {group.name: len(group.keep) for group in result.plan.groups}
+
+
+def apart(pruned, model, batches):
+    """The largest difference between outputs, as a share of the largest output."""
+    with torch.no_grad():
+        before, after = model(batches[0][0]), pruned(batches[0][0])
+    return float((after - before).abs().max() / before.abs().max())
+
+
+def without_constants(model, batches, repair):
+    """The network without the channels of ``a`` that are constant: means make up for all."""
+    with torch.no_grad():
+        model.a.weight[:3] = 0.0
+        model.a.bias[:3] = 2.0
+    plan = prune_model(model, batches, config=L1, repair="none").plan
+    groups = [
+        group.model_copy(
+            update={"keep": list(range(3 if group.name == "a" else 0, group.channels))}
+        )
+        for group in plan.groups
+    ]
+    plan = plan.model_copy(update={"groups": groups})
+    return apply_plan(model, plan, batches, repair=repair).model
+
+
+def test_a_layer_half_of_which_is_dead_keeps_the_other_half():
+    generator = torch.Generator().manual_seed(0)
+    batches = [(torch.randn(16, 8, 8, 8, generator=generator), torch.arange(16) % 4)] * 4
+    model = nn.Sequential(conv(8, 16), nn.ReLU(), conv(16, 12), nn.ReLU(), conv(12, 4)).eval()
+    with torch.no_grad():
+        model[0].weight[8:] = 0.0
+        model[0].bias[8:] = 0.0
+    result = prune_model(model, batches, classes=4, target_flops=0.8)
+    assert counts(result) == {"0": 8, "2": 12}
+
+
+class Masked(nn.Module):
+    def __init__(self, hidden):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(
+            conv(3, 16, 3), nn.ReLU(), conv(16, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+        )
+        self.head = nn.Linear(16, 5)
+        self.hidden = torch.tensor([False] * 4 + [hidden])
+
+    def forward(self, x):
+        return self.head(self.net(x).flatten(1)).masked_fill(self.hidden, -torch.inf)
+
+
+def test_outputs_that_are_infinite_do_not_count(batches):
+    results = [
+        prune_model(Masked(hidden).eval(), batches, classes=4, target_flops=0.7)
+        for hidden in (False, True)
+    ]
+    assert counts(results[0]) == counts(results[1])
+    assert results[1].plan.cost.flops[1] > 0.6 * results[1].plan.cost.flops[0]
+
+
+def test_without_outputs_damage_cannot_be_measured(batches):
+    class Silent(Masked):
+        def forward(self, x):
+            return super().forward(x).argmax(1)
+
+    with complains("finite numbers", "allocation='proportion'"):
+        prune_model(Silent(False).eval(), batches, classes=4, target_flops=0.7)
+
+
+class Siamese(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = conv(3, 12), conv(12, 10), conv(10, 4)
+
+    def forward(self, x):
+        sides = [self.head(functional.relu(self.b(functional.relu(self.a(y))))) for y in (x, -x)]
+        return torch.cat(sides, 1)
+
+
+@pytest.mark.parametrize("repair", ["mean", "fold", "reconstruct"])
+def test_what_is_used_twice_is_repaired_once(batches, repair):
+    model = Siamese().eval()
+    assert apart(without_constants(model, batches, repair), model, batches) < 1e-5
+
+
+def test_a_replay_repairs_on_as_many_samples(batches):
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.Flatten(), nn.Linear(256, 4))
+    model = nn.Sequential(conv(3, 24, 3), nn.ReLU(), conv(24, 16, 3), nn.ReLU(), *head).eval()
+    cut = prune_model(model, batches, config=L1, repair="none")
+    repaired = prune_model(model, batches, config=L1)
+    replayed = apply_plan(model, cut.plan, batches, repair="reconstruct+bn")
+    assert cut.plan.repair_images == 0
+    assert replayed.plan.repair_images == repaired.plan.repair_images == 64
+    for name, value in repaired.model.state_dict().items():
+        assert torch.equal(value, replayed.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("repair", ["fold", "bn", "reconstruct+bn"])
+def test_normalization_without_statistics(batches, repair):
+    norm = nn.BatchNorm2d(10, track_running_stats=False)
+    block = conv(3, 12), nn.ReLU(), conv(12, 10, bias=False), norm, nn.ReLU()
+    model = nn.Sequential(*block, conv(10, 4)).eval()
+    result = prune_model(model, batches, classes=4, target_flops=0.7, repair=repair)
+    assert result.model(batches[0][0]).isfinite().all()
+
+
+class Padding(nn.Conv2d):
+    def forward(self, x):
+        return self._conv_forward(functional.pad(x, (1, 1, 1, 1)), self.weight, self.bias)
+
+
+def test_a_convolution_that_pads_by_itself_is_folded_into(batches):
+    torch.manual_seed(0)
+    parts = conv(3, 12), nn.ReLU(), Padding(12, 10, 3), nn.ReLU(), conv(10, 4)
+    model = nn.Sequential(*parts).eval()
+    cut = prune_model(model, batches, config=L1, repair="none").model
+    repaired = prune_model(model, batches, config=L1).model
+    assert apart(repaired, model, batches) < apart(cut, model, batches)
+
+
+def test_modules_called_by_keyword(batches):
+    class Named(Siamese):
+        def forward(self, x):
+            return self.head(input=functional.relu(self.b(input=functional.relu(self.a(x)))))
+
+    model = Named().eval()
+    assert apart(without_constants(model, batches, "mean"), model, batches) < 1e-5
+    prune_model(model, batches, classes=4, target_flops=0.7)
+
+
+@dataclasses.dataclass
+class Output:
+    features: Tensor
+    logits: Tensor
+
+
+def test_outputs_in_a_dataclass_stay(batches):
+    class Both(Siamese):
+        def forward(self, x):
+            features = functional.relu(self.b(functional.relu(self.a(x))))
+            return Output(features, self.head(features))
+
+    result = prune_model(Both().eval(), batches, classes=4, target_flops=0.7)
+    assert result.model(batches[0][0]).features.shape[1] == 10
+    assert set(counts(result)) == {"a"}
+
+
+def test_what_a_network_keeps_between_calls_stays_real(batches):
+    @functools.lru_cache
+    def rows(count):
+        return torch.linspace(0, 1, count)[:, None]
+
+    class Positioned(Siamese):
+        weight_of_rows = None
+
+        def forward(self, x):
+            if self.weight_of_rows is None:
+                self.weight_of_rows = rows(x.shape[2])
+            x = functional.relu(self.a(x) + rows(x.shape[2]))
+            return self.head(self.b(x) * self.weight_of_rows)
+
+    model = Positioned()
+    prune_model(model, batches, classes=4, target_flops=0.8)
+    assert type(rows(8)) is Tensor
+    model(batches[0][0]).sum().backward()
+
+
+def test_shared_weights_stay_shared(batches):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.up, self.down = (
+                nn.Embedding(50, 16),
+                nn.Linear(16, 20),
+                nn.Linear(20, 16),
+            )
+            self.head = nn.Linear(16, 50, bias=False)
+            self.head.weight = self.embed.weight
+
+        def forward(self, x):
+            return self.head(self.down(functional.relu(self.up(self.embed(x)))))
+
+    model = Tied().eval()
+    texts = [(torch.randint(0, 50, (8, 6)), torch.arange(8) % 4) for _ in range(3)]
+    result = prune_model(model, texts, config=L1)
+    assert set(counts(result)) == {"up"}
+    assert result.model.head.weight is result.model.embed.weight
+    assert torch.equal(result.model.embed.weight, model.embed.weight)
+
+
+def test_a_sample_that_is_not_finite_is_left_out_of_repair(batches):
+    model = Siamese().eval()
+    batches[0][0][3] = torch.nan
+    result = prune_model(model, batches, config=L1)
+    assert all(value.isfinite().all() for value in result.model.state_dict().values())
+
+
+def test_lists_of_layers_are_lists(batches):
+    model = nn.Sequential(conv(3, 12), nn.ReLU(), conv(12, 10), nn.ReLU(), conv(10, 4)).eval()
+    for name in ("layers", "protect"):
+        with complains(name, "list", "'02'"):
+            prune_model(model, batches, config=L1, **{name: "02"})
+
+
+def test_a_share_must_be_a_number(batches):
+    with complains("target_flops", "number", "'0.5'"):
+        prune_model(Siamese().eval(), batches, config=L1, target_flops="0.5")
