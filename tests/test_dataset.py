@@ -1,5 +1,7 @@
 """Data sets in Ultralytics' YAML form: what is read, what is left out, what is refused."""
 
+import json
+import os
 import shutil
 
 import numpy as np
@@ -249,6 +251,26 @@ def test_a_list_of_classes_is_no_label_file(make_dataset):
     assert len(load_dataset(file, strict=True).images) == 2
 
 
+def test_names_that_are_not_utf_8_are_escaped(make_dataset):
+    file = make_dataset(4)
+    images, labels = (
+        os.path.join(os.fsencode(file.parent), kind, b"train") for kind in (b"images", b"labels")
+    )
+    os.rename(os.path.join(images, b"001.png"), os.path.join(images, b"b\xff.png"))
+    os.rename(os.path.join(labels, b"001.txt"), os.path.join(labels, b"b\xff.txt"))
+    os.rename(os.path.join(labels, b"002.txt"), os.path.join(labels, b"c\xff.txt"))
+    os.rename(os.path.join(images, b"002.png"), os.path.join(images, b"d\xff.png"))
+    dataset = load_dataset(file)
+    assert names_of(dataset)[-1] == "images/train/b\\udcff.png"
+    assert dataset.images[-1].path.is_file()
+    assert dataset.skipped == SkippedInputs(
+        images_without_labels=("images/train/d\\udcff.png",),
+        labels_without_image=("labels/train/c\\udcff.txt",),
+    )
+    assert [image.is_file() for image in dataset.background.values()] == [True]
+    json.dumps(dataset.skipped.as_dict(), ensure_ascii=False).encode()
+
+
 def test_skipped_inputs_survive_json():
     skipped = SkippedInputs(corrupt_images=("a", "b", "c", "d"), empty_label_files=("e",))
     lists = {reason: list(names) for reason, names in skipped.as_dict().items()}
@@ -298,6 +320,10 @@ def test_other_splits_must_be_there_too(make_dataset):
         (b"just words", ["names", "str"]),
         (b"", ["names", "NoneType"]),
         (b"- a\n- b\n", ["names", "list"]),
+        (b"released: 2024-02-30", ["cannot read", "broken.yaml"]),
+        (b"a: 0x_", ["cannot read", "broken.yaml"]),
+        (b"a: !!int ''", ["cannot read", "broken.yaml"]),
+        (b"[" * 3000, ["cannot read", "broken.yaml"]),
     ],
 )
 def test_files_that_are_no_yaml_file(tmp_path, content, words):

@@ -1,14 +1,17 @@
 """From image files to the network's input, as Ultralytics does it."""
 
+import cv2
 import numpy as np
 import pytest
-from helpers import MODEST
+import torch
+from helpers import MODEST, complains
 from hypothesis import given
 from hypothesis import strategies as st
 
 from actprune_gpu.models.ultralytics import images as images_module
+from actprune_gpu.models.ultralytics.calibration import affordable_images
 from actprune_gpu.models.ultralytics.dataset import load_dataset
-from actprune_gpu.models.ultralytics.images import WINDOW, Letterbox, load_windows
+from actprune_gpu.models.ultralytics.images import WINDOW, Letterbox, load_windows, read_image
 
 augment = pytest.importorskip("ultralytics.data.augment")
 
@@ -71,3 +74,35 @@ def test_images_are_decoded_one_window_ahead_and_no_further(make_dataset, monkey
     next(windows)
     assert len(decoded) <= 3 * WINDOW
     windows.close()
+
+
+def test_pixels_are_bytes_or_none(tmp_path):
+    for dtype, found in ((np.uint8, True), (np.uint16, True), (np.float32, False)):
+        cv2.imwrite(str(tmp_path / "a.tif"), np.ones((20, 30, 3), dtype))
+        pixels = read_image(tmp_path / "a.tif")
+        assert (pixels is not None) == found
+        assert pixels is None or pixels.dtype == np.uint8
+
+
+def test_decoding_installs_nothing(make_dataset, monkeypatch):
+    checks = pytest.importorskip("ultralytics.utils.checks")
+    file = make_dataset(2)
+    image = file.parent / "images" / "train" / "000.png"
+    image.unlink()
+    image.with_suffix(".heic").write_bytes(b"junk")
+    asked = []
+    monkeypatch.setattr(checks, "AUTOINSTALL", True)
+    monkeypatch.setattr(
+        checks, "check_requirements", lambda *args: asked.append(checks.AUTOINSTALL)
+    )
+    monkeypatch.setattr("ultralytics.utils.patches._pil_plugins_registered", False)
+    windows = load_windows(load_dataset(file).images, 96, 32, batch_size=1)
+    assert [window.corrupt for window in windows] == [("images/train/000.heic",)]
+    assert asked == [False]
+    assert checks.AUTOINSTALL
+
+
+@pytest.mark.parametrize("size", [0, -32, 64.5])
+def test_a_size_that_is_none(size):
+    with complains("image_size", "from 1", size):
+        affordable_images(None, size, torch.device("cpu"), 1)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -177,6 +178,67 @@ def test_an_interrupt_after_the_last_epoch_costs_nothing(pruned, data, tmp_path)
     assert result.epochs == 1
     assert "metrics/mAP50(B)" in result.metrics
     assert load_checkpoint(result.best).contents["epoch"] == -1
+
+
+def test_a_damaged_training_is_not_resumed(pruned, data, tmp_path):
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        train(pruned, data, out=out, progress=interrupt, **QUICK)
+
+    def refused(file, content, *words):
+        sound = file.read_bytes()
+        file.write_bytes(content)
+        before = tree(out)
+        with complains(file, *words):
+            train(pruned, data, out=out, resume=True, **QUICK)
+        assert tree(out) == before
+        file.write_bytes(sound)
+
+    for content in (b"{", b"", b"[]", b"null", b"\xff", b"[" * 100_000):
+        refused(out / "training.json", content)
+    last = out / "weights" / "last.pt"
+    refused(last, b"")
+    refused(last, last.read_bytes()[: last.stat().st_size // 2])
+    for strange in ([1], {"optimizer": 1}):
+        torch.save(strange, tmp_path / "strange.pt")
+        refused(last, (tmp_path / "strange.pt").read_bytes(), "must", "got")
+    assert train(pruned, data, out=out, resume=True, **QUICK).epochs == 2
+
+
+def test_a_model_that_force_would_delete(pruned, data, tmp_path):
+    out = tmp_path / "out"
+    (out / "weights").mkdir(parents=True)
+    for name in ("best.pt", "last.pt"):
+        model = shutil.copy(pruned, out / "weights" / name)
+        (tmp_path / name).symlink_to(model)
+        before = tree(out)
+        for path in (model, tmp_path / name):
+            with complains("force deletes", path, "another out"):
+                train(path, data, out=out, force=True, **QUICK)
+        assert tree(out) == before
+
+
+def test_images_that_cannot_be_decoded_are_no_part_of_training(
+    pruned, data, make_dataset, tmp_path
+):
+    junk = make_dataset(3, folder="junk")
+    for image in (junk.parent / "images" / "train").iterdir():
+        image.write_bytes(b"junk")
+    out = tmp_path / "out"
+    for train_on, val_on, split in (("data", "junk", "'val'"), ("junk", "data", "'train'")):
+        places = {"train": f"../{train_on}/images/train", "val": f"../{val_on}/images/train"}
+        with complains("3 of 3 images", split, "cannot be decoded", "000.png"):
+            train(pruned, write_yaml(junk, **places), out=out, **QUICK)
+        assert not out.exists()
+    shutil.copy(
+        junk.parent / "images" / "train" / "000.png", data.parent / "images" / "train" / "001.png"
+    )
+    with pytest.warns(UserWarning, match=r"1 of 6 images of the 'train' split.*001\.png.*left out"):
+        result = train(pruned, data, out=out, **QUICK | {"epochs": 1})
+    assert result.epochs == 1
 
 
 @pytest.mark.parametrize("name", ["yolov8n-seg", "yolo11n-obb", "yolo26n-pose"])

@@ -2,6 +2,8 @@
 
 import os
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from conftest import write_yaml
@@ -60,6 +62,53 @@ def test_figures_are_those_of_ultralytics(realdata, tmp_path):
     )
     assert figures == pytest.approx({"map50": box.map50, "map50_95": box.map}, abs=1e-6)
     assert figures["map50"] > 0.3
+
+
+def test_images_that_cannot_be_decoded_are_left_out(tiny_checkpoint, make_dataset):
+    file = write_yaml(make_dataset(4), val="images/train")
+    figures = validate(tiny_checkpoint, file, image_size=96)
+    images, labels = (file.parent / kind / "train" for kind in ("images", "labels"))
+    (labels / "float.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    cv2.imwrite(str(images / "float.tif"), np.ones((40, 40), np.float32))
+    (labels / "small.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    cv2.imwrite(str(images / "small.png"), np.ones((9, 40, 3), np.uint8))
+    whole = cv2.imencode(".bmp", np.ones((40, 40, 3), np.uint8))[1].tobytes()
+    (images / "without-label.bmp").write_bytes(whole[:2000])
+    words = r"3 of 7 images of the 'val' split.*float\.tif.*small\.png.*without-label\.bmp"
+    with pytest.warns(UserWarning, match=words):
+        assert validate(tiny_checkpoint, file, image_size=96) == figures
+    for image in images.glob("00*.png"):
+        image.write_bytes(b"junk")
+    with complains("7 of 7 images", "'val'", "cannot be decoded", "000.png"):
+        validate(tiny_checkpoint, file, image_size=96)
+
+
+def test_nothing_is_installed(tiny_checkpoint, make_dataset, monkeypatch):
+    checks = pytest.importorskip("ultralytics.utils.checks")
+    file = write_yaml(make_dataset(2), val="images/train")
+    (file.parent / "images" / "train" / "a.heic").write_bytes(b"junk")
+    asked = []
+    monkeypatch.setattr(checks, "AUTOINSTALL", True)
+    monkeypatch.setattr(
+        checks, "check_requirements", lambda *args: asked.append(checks.AUTOINSTALL)
+    )
+    monkeypatch.setattr("ultralytics.utils.patches._pil_plugins_registered", False)
+    with pytest.warns(UserWarning, match=r"a\.heic"):
+        validate(tiny_checkpoint, file, image_size=96)
+    assert set(asked) == {False}
+    assert checks.AUTOINSTALL
+
+
+def test_names_that_are_not_utf_8(tiny_checkpoint, make_dataset):
+    file = write_yaml(make_dataset(4), val="images/train")
+    figures = validate(tiny_checkpoint, file, image_size=96)
+    for old, new in ((b"002", b"\xff"), (b"003", b"\xfe")):
+        for kind, suffix in ((b"images", b".png"), (b"labels", b".txt")):
+            folder = os.path.join(os.fsencode(file.parent), kind, b"train")
+            os.rename(os.path.join(folder, old + suffix), os.path.join(folder, new + suffix))
+    assert validate(tiny_checkpoint, file, image_size=96) == pytest.approx(figures)
+    os.remove(os.path.join(folder, b"\xff.txt"))  # a background image now
+    validate(tiny_checkpoint, file, image_size=96)
 
 
 def test_bad_inputs(tiny_checkpoint, make_dataset, tmp_path):

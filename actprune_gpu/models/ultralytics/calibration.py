@@ -11,6 +11,7 @@ import torch
 from ...errors import InputError
 from ...pruning.graph import ChannelGraph
 from ...pruning.sampling import Calibration
+from ...scalars import whole_number
 from .channels import EXAMPLE_SIZE
 from .dataset import LabelledImage
 from .images import LoadedImage, load_windows, to_input
@@ -26,9 +27,9 @@ def affordable_images(
     """Return on how many images a network can be repaired, ``wanted`` or fewer, with a warning.
 
     Raises:
-        InputError: If memory does not suffice for a single one.
+        InputError: If memory does not suffice for a single one, or ``image_size`` is no size.
     """
-    cells = (image_size / EXAMPLE_SIZE) ** 2
+    cells = (whole_number(image_size, "image_size") / EXAMPLE_SIZE) ** 2
     largest = max(use.positions * len(use.outputs) for use in graph.uses.values())
     each = int(4 * _MAPS * largest * cells)
     if device.type == "cuda":

@@ -13,6 +13,13 @@ from . import ultralytics_module
 
 
 @contextmanager
+def installing_nothing() -> Iterator[None]:
+    """Keep Ultralytics from calling pip, as it does for a file that it takes for a HEIC image."""
+    with mock.patch.object(ultralytics_module("ultralytics.utils.checks"), "AUTOINSTALL", False):
+        yield
+
+
+@contextmanager
 def contained() -> Iterator[None]:
     """Silence Ultralytics, keep it off the network, and undo what it sets for the process."""
     logger: logging.Logger = ultralytics_module("ultralytics.utils").LOGGER
@@ -22,6 +29,7 @@ def contained() -> Iterator[None]:
         with (
             # Checking a data set makes it download a font, for plots that nobody draws.
             mock.patch("ultralytics.data.utils.check_font"),
+            installing_nothing(),
             # Loggers on the network, and reports of use to its makers.
             mock.patch("ultralytics.utils.callbacks.add_integration_callbacks"),
         ):

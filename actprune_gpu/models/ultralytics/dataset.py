@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from glob import escape, iglob
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class LabelledImage:
     """One image and its objects.
 
     Attributes:
-        name: Its path relative to the data set's folder, with forward slashes.
+        name: Its path relative to the data set's folder, with forward slashes; printable.
         path: The file.
         classes: ``[M]`` int64 class numbers.
         boxes: ``[M, 4]`` float64 (left, top, right, bottom) relative to the image's size.
@@ -59,6 +59,7 @@ class Dataset:
         skipped: What was left out.
         fingerprint: SHA-256 of class names, image names, image sizes in bytes and labels, of what
             is used. It is the same wherever the data set lies.
+        background: Images without objects by name: without label file, or with an empty one.
     """
 
     root: Path
@@ -67,6 +68,7 @@ class Dataset:
     images: tuple[LabelledImage, ...]
     skipped: SkippedInputs
     fingerprint: str
+    background: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -108,14 +110,16 @@ def load_dataset(
         raise InputError(f"no images in {_listing(layout.sources)}, the {split!r} split of {path}")
     digest = hashlib.sha256(repr(layout.class_names).encode())
     images: list[LabelledImage] = []
-    unlabelled, empty, missing, corrupt_rows = [], [], [], []
+    unlabelled: dict[str, Path] = {}
+    empty: dict[str, Path] = {}
+    missing, corrupt_rows = [], []
     for name, image in sorted((_relative(file, layout.root), file) for file in files):
         label_file = label_path(image)
         if not image.is_file():
             missing.append(name)
             continue
         if not label_file.is_file():
-            unlabelled.append(name)
+            unlabelled[name] = image
             continue
         content = _read(label_file)
         label_name = _relative(label_file, layout.root)
@@ -125,7 +129,7 @@ def load_dataset(
             images.append(LabelledImage(name, image, labels.classes, labels.boxes))
             _add_to(digest, name, image, labels)
         elif not labels.corrupt_rows:
-            empty.append(name)
+            empty[name] = image
     skipped = SkippedInputs(
         images_without_labels=tuple(unlabelled),
         labels_without_image=tuple(
@@ -143,7 +147,13 @@ def load_dataset(
             f"{skipped.summary()}"
         )
     return Dataset(
-        layout.root, split, layout.class_names, tuple(images), skipped, digest.hexdigest()
+        layout.root,
+        split,
+        layout.class_names,
+        tuple(images),
+        skipped,
+        digest.hexdigest(),
+        unlabelled | empty,
     )
 
 
@@ -158,7 +168,7 @@ def read_layout(path: str | os.PathLike[str], split: str) -> DatasetLayout:
         raise InputError(f"no data set file at {path}")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except Exception as error:  # an impossible date or number raises more than YAMLError
         reason = " ".join(str(error).split())
         raise InputError(f"cannot read the data set file {path}: {reason}") from None
     if not isinstance(content, dict):
@@ -270,7 +280,12 @@ def _add_to(digest: Any, name: str, image: Path, labels: Labels) -> None:
 
 
 def _relative(file: Path, root: Path) -> str:
-    return Path(os.path.relpath(file, root)).as_posix()
+    return printable(Path(os.path.relpath(file, root)).as_posix())
+
+
+def printable(name: str) -> str:
+    """Return a file name with what is no UTF-8 in it escaped, so that it can be stored."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _read(file: Path) -> bytes:

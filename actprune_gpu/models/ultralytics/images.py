@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import ultralytics_module
+from .contained import installing_nothing
 from .dataset import LabelledImage
 
 # Images decoded ahead and sorted by shape into batches. It is a constant, so that the order in
@@ -123,14 +125,15 @@ def load_windows(
 
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
     try:
-        starts = range(0, len(images), WINDOW)
-        following = executor.submit(load, 0) if starts else None
-        for start in starts:
-            assert following is not None
-            window = following.result()
-            if start + WINDOW < len(images):
-                following = executor.submit(load, start + WINDOW)
-            yield window
+        with installing_nothing():
+            starts = range(0, len(images), WINDOW)
+            following = executor.submit(load, 0) if starts else None
+            for start in starts:
+                assert following is not None
+                window = following.result()
+                if start + WINDOW < len(images):
+                    following = executor.submit(load, start + WINDOW)
+                yield window
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
 
@@ -141,7 +144,7 @@ def _load_window(
     by_shape: dict[tuple[int, int], list[LoadedImage]] = {}
     corrupt = []
     for number, image in enumerate(images):
-        pixels = read_image(image)
+        pixels = read_image(image.path)
         if pixels is None:
             corrupt.append(image.name)
             continue
@@ -157,16 +160,18 @@ def _load_window(
     return Window(len(images), batches, tuple(corrupt))
 
 
-def read_image(image: LabelledImage) -> NDArray[np.uint8] | None:
+def read_image(file: Path) -> NDArray[np.uint8] | None:
     """Return the pixels ``[h, w, 3]`` uint8, blue-green-red, or None if they cannot be decoded."""
     patches = ultralytics_module("ultralytics.utils.patches")  # reads what YOLO.predict reads
     try:
-        pixels: NDArray[np.uint8] | None = patches.imread(str(image.path))
+        pixels: NDArray[np.uint8] | None = patches.imread(str(file))
     except MemoryError:
         raise
     except Exception:  # decoders raise all sorts of errors on damaged files
         return None
-    return pixels if pixels is not None and pixels.ndim == 3 and pixels.shape[2] == 3 else None
+    if pixels is None or pixels.dtype != np.uint8 or pixels.shape[2:] != (3,):
+        return None
+    return pixels
 
 
 def to_input(batch: Sequence[LoadedImage], device: torch.device) -> Tensor:

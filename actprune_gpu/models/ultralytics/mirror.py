@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,15 @@ import numpy as np
 import yaml
 
 from ...errors import InputError
-from .dataset import Dataset, label_path, list_images, read_layout
+from .dataset import Dataset, label_path, list_images, printable, read_layout
+from .images import read_image
 from .matching import model_classes
 
 # An image and the text of its label file; None if it has none.
 Labelled = tuple[Path, str | None]
+
+_LEAST_SIDE = 10  # Ultralytics passes over smaller images
+_SHOWN = 3  # names that a one-line message lists
 
 
 def mirror(
@@ -31,13 +37,19 @@ def mirror(
 ) -> Path:
     """Make a data set of links and return its YAML file.
 
+    Images that Ultralytics cannot use are left out with a warning: some it would stop at.
+
     Args:
         splits: The images of each split.
         names: The names of the classes.
         folder: Where to make it.
         description: What else the YAML file is to say.
+
+    Raises:
+        InputError: If no image with labels is left in a split. Nothing has been made then.
     """
-    for split, images in splits.items():
+    usable = {split: _usable(images, split) for split, images in splits.items()}
+    for split, images in usable.items():
         for kind in ("images", "labels"):
             (folder / kind / split).mkdir(parents=True)
         for number, (image, labels) in enumerate(images):
@@ -59,9 +71,9 @@ def boxes_of(dataset: Dataset, names: Sequence[str]) -> list[Labelled]:
     """
     classes = np.array(model_classes(dataset.class_names, names))
     labelled = {image.name: image for image in dataset.images}
-    background = dataset.skipped.images_without_labels + dataset.skipped.empty_label_files
+    files = {**dataset.background, **{name: image.path for name, image in labelled.items()}}
     found: list[Labelled] = []
-    for name in sorted((*labelled, *background)):
+    for name in sorted(files):
         text = None
         if name in labelled:
             image = labelled[name]
@@ -69,7 +81,7 @@ def boxes_of(dataset: Dataset, names: Sequence[str]) -> list[Labelled]:
             low, high = image.boxes[known, :2], image.boxes[known, 2:]
             rows = np.column_stack([classes[image.classes[known]], (low + high) / 2, high - low])
             text = "".join("{:.0f} {:.9f} {:.9f} {:.9f} {:.9f}\n".format(*row) for row in rows)
-        found.append((dataset.root / name, text))
+        found.append((files[name], text))
     return found
 
 
@@ -109,6 +121,30 @@ def _in_classes(file: Path, classes: Sequence[int]) -> str | None:
         if classes[index] >= 0:
             text += " ".join([str(classes[index]), *rest]) + "\n"
     return text
+
+
+def _usable(images: Sequence[Labelled], split: str) -> list[Labelled]:
+    # Only decoding tells: many a file whose header is sound gives no pixels.
+    with ThreadPoolExecutor() as executor:
+        decoded = list(executor.map(_can_be_used, (image for image, _ in images)))
+    left = [labelled for labelled, good in zip(images, decoded, strict=True) if good]
+    if len(left) == len(images):
+        return left
+    bad = [printable(str(i)) for (i, _), good in zip(images, decoded, strict=True) if not good]
+    listed = ", ".join(bad[:_SHOWN]) + (", ..." if len(bad) > _SHOWN else "")
+    what = (
+        f"{len(bad)} of {len(images)} images of the {split!r} split cannot be decoded, or have "
+        f"a side under {_LEAST_SIDE} pixels ({listed})"
+    )
+    if all(labels is None for _, labels in left):
+        raise InputError(f"{what}: no image with labels is left")
+    warnings.warn(f"{what}: left out", stacklevel=2)
+    return left
+
+
+def _can_be_used(image: Path) -> bool:
+    pixels = read_image(image)
+    return pixels is not None and min(pixels.shape[:2]) >= _LEAST_SIDE
 
 
 def _link(file: Path, link: Path) -> None:

@@ -102,6 +102,11 @@ def train(
     where = resolve_device(device)
     folder = require_folder(out, may_hold_files=force or resume)
     checkpoint = load_checkpoint(model, tasks=TASKS)
+    for file in () if resume else (folder / _LAST, folder / _BEST):
+        if file.is_file() and file.samefile(checkpoint.path):
+            raise InputError(
+                f"model must not be a file that force deletes, got {model}: choose another out"
+            )
     if image_size is None:
         size = (checkpoint.contents.get("train_args") or {}).get("imgsz", 640)
         image_size = int(max(size) if isinstance(size, list | tuple) else size)
@@ -115,11 +120,7 @@ def train(
     state = _require_state(folder, settings) if resume else None
     splits, description = _read(checkpoint, data)
 
-    if state is None:
-        for file in (_LAST, _BEST):
-            (folder / file).unlink(missing_ok=True)
-        replace_file(folder / SETTINGS_FILE, (json.dumps(settings, indent=2) + "\n").encode())
-    elif state["epoch"] + 1 >= epochs:  # interrupted after the last epoch
+    if state is not None and state["epoch"] + 1 >= epochs:  # interrupted after the last epoch
         return _finished(folder, {"data": str(data), "model": checkpoint.path.name}, epochs)
     with (
         tempfile.TemporaryDirectory() as scratch,
@@ -130,10 +131,15 @@ def train(
             lambda network: next(network.parameters()).is_cuda,
         ),
     ):
+        description_file = mirror(splits, checkpoint.class_names, Path(scratch), **description)
+        if state is None:
+            for file in (_LAST, _BEST):
+                (folder / file).unlink(missing_ok=True)
+            replace_file(folder / SETTINGS_FILE, (json.dumps(settings, indent=2) + "\n").encode())
         arguments = {
             **overrides,
             "model": str(checkpoint.path),
-            "data": str(mirror(splits, checkpoint.class_names, Path(scratch), **description)),
+            "data": str(description_file),
             "epochs": epochs,
             "imgsz": image_size,
             "batch": batch_size or 16,
@@ -145,7 +151,7 @@ def train(
             "amp": overrides.get("amp", where.type == "cuda"),
         }
         trainer = trainer_class(checkpoint.task)(overrides=arguments)
-        (folder / "args.yaml").unlink()  # settings again, and paths that do not last
+        (folder / "args.yaml").unlink(missing_ok=True)  # settings again, and paths that do not last
         trainer.recorded = {"data": str(data), "model": checkpoint.path.name}
         trainer.model, trainer.state = _network(checkpoint, state), state
         if progress:
@@ -173,23 +179,40 @@ def _require_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _require_state(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the checkpoint of an unfinished training with the same settings."""
+    """Return the checkpoint of an unfinished training with the same settings.
+
+    Raises:
+        InputError: If there is none, a file is damaged, or the settings were others.
+    """
     last, file = folder / _LAST, folder / SETTINGS_FILE
     if not last.is_file() or not file.is_file():
         raise InputError(
             f"resume needs the checkpoint of an unfinished training, got none in {folder}"
         )
-    stored = json.loads(file.read_text(encoding="utf-8"))
+    stored = _undamaged(file, lambda: json.loads(file.read_text(encoding="utf-8")))
     for name in {**stored, **settings}:
         if stored.get(name) != settings.get(name):
             raise InputError(
                 f"{name} must be {stored.get(name)!r}, as in the training to be resumed, "
                 f"got {settings.get(name)!r}"
             )
-    state: dict[str, Any] = torch.load(last, map_location="cpu", weights_only=False)
-    if state.get("optimizer") is None:
+    state = _undamaged(last, lambda: torch.load(last, map_location="cpu", weights_only=False))
+    if not {"optimizer", "epoch", "ema"} <= set(state):
+        raise InputError(f"{last} must be the checkpoint of a training, got keys {list(state)[:5]}")
+    if state["optimizer"] is None:
         raise InputError(f"resume needs an unfinished training, the one in {folder} is finished")
     return state
+
+
+def _undamaged(file: Path, read: Callable[[], Any]) -> dict[str, Any]:
+    try:
+        content = read()
+    except Exception as error:  # a damaged pickle can raise anything
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"resume cannot read {file}: {reason}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{file} must hold a training's state, got {type(content).__name__}")
+    return content
 
 
 def _read(
