@@ -164,6 +164,16 @@ def test_modules_called_by_keyword(batches):
     prune_model(model, batches, classes=4, target_flops=0.7)
 
 
+@pytest.mark.parametrize(
+    "activation",
+    [nn.Mish, nn.Hardtanh, nn.ELU, nn.LeakyReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Hardsigmoid],
+)
+def test_activations_in_place_are_followed(batches, activation):
+    parts = conv(3, 12), activation(inplace=True), conv(12, 10), nn.ReLU(), conv(10, 4)
+    result = prune_model(nn.Sequential(*parts).eval(), batches, config=L1)
+    assert set(counts(result)) == {"0", "2"}
+
+
 @dataclasses.dataclass
 class Output:
     features: Tensor

@@ -13,7 +13,7 @@ _KINDS = {
     "normalization": {"native_batch_norm", "_native_batch_norm_legit_no_training"},
     "same": {
         *("detach", "alias", "clone", "contiguous", "_to_copy", "lift_fresh", "native_dropout"),
-        *("as_strided_", "hardswish", "hardswish_"),
+        *("as_strided_", "hardswish", "hardswish_", "leaky_relu", "leaky_relu_"),
     },
     "maps": {
         *("max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d"),
@@ -44,7 +44,9 @@ def kind_of(func: Any) -> str | None:
     name = func.overloadpacket.__name__
     if name in _KIND_OF:
         return _KIND_OF[name]
-    return "pointwise" if torch.Tag.pointwise in func.tags else None
+    # Not every version says of all operations in place what it says of their twins.
+    twin = getattr(getattr(torch.ops.aten, name.removesuffix("_"), func), func._overloadname, func)
+    return "pointwise" if torch.Tag.pointwise in {*func.tags, *twin.tags} else None
 
 
 def reduced_dims(func: Any, args: Any, kwargs: Any) -> set[int] | None:

@@ -31,7 +31,7 @@ def trace_model(model: nn.Module) -> ChannelGraph:
             poses or rotated boxes.
 
     Raises:
-        InputError: If the network has another kind of head.
+        InputError: If the network has another kind of head, or not all of it runs.
     """
     head: Any = getattr(model, "model", [None])[-1]
     detect = ultralytics_module("ultralytics.nn.modules").Detect
@@ -101,6 +101,12 @@ def _drop_unused_branch(head: Any) -> None:
         getattr(head, "proto", None), "fuse"
     ):
         head.fuse()
+        # Some 8.4 run both branches only if one2one predicts, and always drop the other.
+        if head.cv2 is None and not head.end2end:
+            raise InputError(
+                "end2end must be True where Ultralytics otherwise runs one branch of the head "
+                "alone, got False: set it on the model, or update Ultralytics"
+            )
 
 
 def _predictions(result: Any) -> Any:

@@ -43,7 +43,8 @@ class Detector:
     """A fused copy of a detection model, set up as ``YOLO.predict`` sets it up.
 
     Fusing folds batch normalization into the convolutions, which changes neither the names nor the
-    outputs of the blocks, and saves a good part of the time.
+    outputs of the blocks, and saves a good part of the time. A head that trains two branches keeps
+    both: layers of the other one may put out channels that the one that predicts needs too.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Detector:
             device: Where the network runs.
         """
         network: Any = deepcopy(model)
+        network.model[-1].fuse = lambda: None  # it would drop the branch that does not predict
         network = network.fuse(verbose=False).to(device).eval().requires_grad_(False)
         if device.type == "cpu":
             network = network.to(memory_format=torch.channels_last)  # faster, as in YOLO.predict

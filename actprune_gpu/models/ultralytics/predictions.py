@@ -36,7 +36,13 @@ def prediction_error(after: Any, before: Any, classes: Sequence[int] | None = No
 
 
 def _raw(outputs: Any) -> dict[str, Tensor]:
-    """Return the head's outputs by name, ``[B, values, places]``; not the maps that go along."""
-    raw = outputs[1]
-    raw = raw.get("one2one", raw)  # of two branches, the one that predicts
+    """Return the head's outputs by name, ``[B, values, places]``; not the maps that go along.
+
+    Of two branches, those of the one that predicts: one2one predicts its best places, one2many all.
+    """
+    predicted, raw = outputs[0], outputs[1]
+    if "one2one" in raw:
+        places = raw["one2one"]["scores"].shape[-1]
+        every = isinstance(predicted, Tensor) and predicted.shape[-1] == places
+        raw = raw["one2many" if every else "one2one"]
     return {name: value for name, value in raw.items() if isinstance(value, Tensor)}
