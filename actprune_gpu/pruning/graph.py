@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -118,6 +118,7 @@ class ChannelGraph:
         held: For every layer with output channels that must stay, why.
         other_parameters: Number of parameters outside of ``uses``.
         heads: Where channels are laid out as the heads of attention.
+        normalized: For convolutions whose outputs nothing but one batch normalization reads, that.
     """
 
     uses: Mapping[str, Use]
@@ -126,6 +127,7 @@ class ChannelGraph:
     held: Mapping[str, str]
     other_parameters: int
     heads: tuple[Heads, ...] = ()
+    normalized: Mapping[str, str] = field(default_factory=dict)
 
     def on(self, model: nn.Module) -> ChannelGraph:
         """Return the graph of another network with the same modules, such as a copy."""

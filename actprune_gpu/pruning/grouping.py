@@ -35,6 +35,7 @@ class Trace:
         views: Where channels were laid out along several axes: the module at work, and how they
             lie.
         held: Numbers that must stay, and why.
+        normalized: For convolutions whose outputs nothing but one batch normalization reads, that.
     """
 
     runs: Mapping[str, Run]
@@ -42,6 +43,7 @@ class Trace:
     splits: list[list[Channels]]
     views: list[tuple[str, Channels]]
     held: dict[int, str]
+    normalized: Mapping[str, str]
 
 
 def assemble(
@@ -106,6 +108,7 @@ def assemble(
         held_layers,
         other_parameters,
         tuple(heads.values()),
+        trace.normalized,
     )
 
 
@@ -205,13 +208,12 @@ def _places(numbers: Channels, index: Mapping[int, int]) -> NDArray[np.int64]:
 
 
 def norms(graph: ChannelGraph) -> dict[str, str]:
-    """Return, for convolutions, the batch normalization with statistics that directly follows."""
+    """Return, for convolutions, the batch normalization of their channels that runs next."""
     uses = list(graph.uses.values())
     return {
         use.name: after.name
         for use, after in pairwise(uses)
         if use.is_convolution
         and not after.is_convolution
-        and getattr(after.module, "running_var", None) is not None
         and np.array_equal(use.outputs, after.outputs)
     }

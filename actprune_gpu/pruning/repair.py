@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .graph import ChannelGraph, Use
-from .grouping import norms
 from .least_squares import Moments, ridge
 from .lockstep import lockstep
 from .sampling import Calibration, Cells, patches, positions_of, rows_at
@@ -68,7 +67,8 @@ def repair(
     are. ``"bn"`` changes the statistics of every batch normalization behind a dropped channel so
     that its outputs have the mean and variance that they had: regression alone puts out too little.
 
-    Where a convolution has no bias, the batch normalization behind it takes the constant.
+    Where a convolution has no bias, the batch normalization that alone reads it takes the constant;
+    where there is none, it gets a bias.
 
     Args:
         original: The network before, in evaluation mode.
@@ -117,7 +117,11 @@ class _Repair:
         self._stays = stays
         self._calibration = calibration
         self._methods = set(methods)
-        self._norm_of = norms(graph)
+        self._norm_of = {
+            convolution: norm
+            for convolution, norm in graph.normalized.items()
+            if self._modules[norm].running_mean is not None
+        }
         self._idle = {
             use.layer for use in graph.uses.values() if use.is_convolution and not use.positions
         }

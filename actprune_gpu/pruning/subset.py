@@ -177,8 +177,8 @@ def _metric(use: Use, norm: Use | None) -> Tensor:
     weight = module.weight.double()
     if isinstance(module, nn.ConvTranspose2d):
         weight = weight.movedim(0, 1)
-    if norm is not None:
-        after: Any = norm.module
+    after: Any = norm and norm.module
+    if after is not None and after.running_var is not None:
         scale = (after.running_var.double() + after.eps).rsqrt()
         if after.weight is not None:
             scale = scale * after.weight.double()

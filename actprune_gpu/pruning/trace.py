@@ -68,6 +68,7 @@ def trace_channels(
         module.register_forward_hook(tracer.leaving(holds(module)))
     result = rehearsal.run(tracer)
     tracer.hold(outputs(result), "the network puts them out")
+    tracer.read(result)
     modules = dict(model.named_modules())
     counted = [modules[name] for name in tracer.runs]
     inside = {id(p) for module in counted for p in module.parameters()}
@@ -118,13 +119,30 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     if tensor is not None:
                         self._owners[id(tensor)] = (tensor, name)
         self._numbers: dict[int, tuple[Tensor, Numbers]] = {}
+        # What convolutions put out, and the batch normalizations that read it; "" for any other.
+        self._written: dict[int, tuple[Tensor, str]] = {}
+        self._readers: dict[str, set[str]] = {}
         self._same_as = SameAs()
         self._where: list[str] = []
         self._holding: list[str] = []
 
     def trace(self) -> Trace:
         """Return what was found."""
-        return Trace(self.runs, self._same_as.roots(), self._splits, self._views, self._held)
+        normalized = {
+            name: reader
+            for name, readers in self._readers.items()
+            for reader in readers
+            if reader and len(readers) == 1
+        }
+        return Trace(
+            self.runs, self._same_as.roots(), self._splits, self._views, self._held, normalized
+        )
+
+    def read(self, value: Any, reader: str = "") -> None:
+        """Note who reads the outputs of convolutions among the tensors in ``value``."""
+        for tensor in tensors_in(value):
+            if id(tensor) in self._written:
+                self._readers.setdefault(self._written[id(tensor)][1], set()).add(reader)
 
     def entering(self, name: str, holds: bool) -> Callable[[nn.Module, Any], None]:
         """Return the hook that notes that a module runs, which may hold its channels."""
@@ -161,13 +179,17 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         name = func.overloadpacket.__name__
-        handler = getattr(self, f"_{operations.kind_of(func)}", None)
+        kind = operations.kind_of(func)
+        handler = getattr(self, f"_{kind}", None)
+        answers = not any(True for _ in tensors_in(result))  # about a device or a number
+        if kind != "normalization" and not answers:
+            self.read((args, kwargs))
         if name in operations.WEIGHT_VIEWS and id(args[0]) in self._owners:
             self._owners[id(result)] = (result, self._owners[id(args[0])][1])
         elif handler is not None:
             with unset_fake_temporarily():
                 handler(func, args, kwargs, result)
-        elif any(True for _ in tensors_in(result)):  # not a question about a device or a number
+        elif not answers:
             self._unknown((args, kwargs), name)
         return result
 
@@ -209,7 +231,13 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return [size if d == dim % tensor.ndim else 1 for d, size in enumerate(tensor.shape)]
 
     def _record(
-        self, weight: Tensor | None, inputs: Channels, outputs: Channels, args: Any, name: str
+        self,
+        weight: Tensor | None,
+        inputs: Channels,
+        outputs: Channels,
+        args: Any,
+        name: str,
+        result: Tensor | None = None,
     ) -> None:
         owner = self._owners.get(id(weight))
         if owner is None:
@@ -223,6 +251,8 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._same_as.unite(torch.from_numpy(before.outputs), torch.from_numpy(outputs))
         else:
             self.runs[owner[1]] = Run(inputs, outputs)
+        if result is not None:
+            self._written[id(result)] = (result, owner[1])
 
     def _fresh(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         pass
@@ -237,7 +267,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._set(result, torch.from_numpy(outputs).reshape(self._reach(result, 1)))
         if groups > 1 and not depthwise:
             self.hold((x, result), f"a convolution has {groups} groups")
-        self._record(weight, inputs, outputs, (x, result), "a convolution")
+        self._record(weight, inputs, outputs, (x, result), "a convolution", result)
 
     def _linear(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
         x, weight = args[-2:]
@@ -251,13 +281,14 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             outputs = self._new(result.shape[-1])
             shape = self._reach(result, result.ndim - 1)
             self._set(result, torch.from_numpy(outputs).reshape(shape))
-            self._record(weight, inputs, outputs, (x, result), "a linear layer")
+            self._record(weight, inputs, outputs, (x, result), "a linear layer", result)
 
     def _normalization(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         channels = self._along(args[0], 1, "a normalization")
         if channels is not None:
             self._set(result[0], self._numbers[id(args[0])][1])
             weight = args[1] if args[1] is not None else args[3]
+            self.read(args[0], self._owners[id(weight)][1] if id(weight) in self._owners else "")
             self._record(weight, channels, channels, args[0], "a normalization")
 
     def _products(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
