@@ -267,6 +267,7 @@ def channels_of(network: nn.Module, example: ModelInputs) -> ChannelGraph:
     graph = graph.without(dict.fromkeys(unread, "no module reads all of them alike"))
     if not graph.groups:
         reasons = "; ".join(f"{layer}: {why}" for layer, why in list(graph.held.items())[:3])
+        reasons = reasons or "what its layers put out could not be followed"
         raise InputError(f"model must have channels that can go, got none ({reasons})")
     return graph
 

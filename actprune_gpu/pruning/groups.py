@@ -46,8 +46,14 @@ def choose_groups(
     chosen = _matching(graph, possible, names, layers) if layers else {g.name for g in possible}
     if protect:
         chosen -= _matching(graph, possible, [*names, *graph.held], protect)
-    if not chosen:
+    if not chosen and protect:
         raise InputError("layers must leave something to prune, got all of it protected")
+    if not chosen:
+        reasons = "; ".join(f"{layer}: {why}" for layer, why in list(graph.held.items())[:3])
+        raise InputError(
+            f"model must have a layer with at least {MIN_CHANNELS} channels that can go, got none"
+            + (f" ({reasons})" if reasons else "")
+        )
     return [group for group in possible if group.name in chosen]
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import InputError
+
 _CHUNK = 16384  # rows whose products are summed in float32 before float64 takes over
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
@@ -33,11 +35,17 @@ class Moments:
         """Compute the moments of ``[S, D]`` and ``[S, R]``, rows held out where ``[S]`` is true.
 
         Rows with NaN or infinity are left out.
+
+        Raises:
+            InputError: If there are no others.
         """
-        finite = predictors.isfinite().all(1) & responses.isfinite().all(1)
-        if not finite.all():
-            predictors, responses, held_out = (x[finite] for x in (predictors, responses, held_out))
         means = predictors.mean(0, dtype=torch.float64), responses.mean(0, dtype=torch.float64)
+        if not all(mean.isfinite().all() for mean in means):
+            finite = predictors.isfinite().all(1) & responses.isfinite().all(1)
+            if not finite.any():
+                raise InputError("repair needs samples with finite activations, got none")
+            if not finite.all():
+                return cls.of(predictors[finite], responses[finite], held_out[finite])
         n, m = predictors.shape[1], responses.shape[1]
         covariance, cross = (predictors.new_zeros(2, n, k, dtype=torch.float64) for k in (n, m))
         for part, chosen in enumerate((~held_out, held_out)):
