@@ -29,7 +29,7 @@ from .pruning.graph import ChannelGraph, ChannelGroup
 from .pruning.groups import choose_groups, readers_of
 from .pruning.numbers import tensors_in
 from .pruning.plan import Costs, GroupPlan, PruningPlan
-from .pruning.rehearsal import rehearse
+from .pruning.rehearsal import confirm, rehearse
 from .pruning.remove import remove_channels
 from .pruning.repair import parse_repair
 from .pruning.sampling import Calibration
@@ -263,6 +263,8 @@ def channels_of(network: nn.Module, example: ModelInputs) -> ChannelGraph:
             f"model must run on the shapes of its inputs alone, got {type(error).__name__}: {first}"
         ) from error
     graph = rehearse(network, graph, example)
+    with observed(network):
+        graph = confirm(network, graph, example)
     unread = [group.name for group in graph.groups if not readers_of(graph, group)]
     graph = graph.without(dict.fromkeys(unread, "no module reads all of them alike"))
     if not graph.groups:

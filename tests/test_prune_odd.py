@@ -267,6 +267,40 @@ def test_shared_weights_stay_shared(batches):
     assert torch.equal(result.model.embed.weight, model.embed.weight)
 
 
+class Odd(nn.Module):
+    """Something between two convolutions that removal would change."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.a, self.b, self.head = conv(3, 12), conv(12, 8), conv(8, 4)
+        self.between = between
+
+    def forward(self, x):
+        x = self.between(functional.relu(self.a(x)))
+        return self.head(functional.relu(self.b(x)))
+
+
+def halves(x):
+    parts = x.split(6, 1)
+    return torch.cat([-parts[0], *parts[1:]], 1)
+
+
+@pytest.mark.parametrize(
+    "between", [halves, lambda x: x / x.shape[1] ** 0.5, lambda x: x.roll(1, 1)]
+)
+def test_channels_without_which_it_computes_otherwise_stay(batches, between):
+    model = Odd(between).eval()
+    result = prune_model(model, batches, config=L1, repair="none")
+    assert set(counts(result)) == {"b"}
+    zeroed = apply_plan(model, result.plan, batches, mode="zero").model
+    assert apart(result.model, zeroed, batches) < 1e-4
+
+
+def test_networks_that_draw_numbers_are_pruned(batches):
+    model = Odd(lambda x: functional.dropout(x, 0.1, training=True)).eval()
+    assert set(counts(prune_model(model, batches, config=L1, repair="none"))) == {"a", "b"}
+
+
 def test_a_sample_that_is_not_finite_is_left_out_of_repair(batches):
     model = Siamese().eval()
     batches[0][0][3] = torch.nan
