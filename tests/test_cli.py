@@ -177,6 +177,20 @@ def test_bad_options_are_one_line_and_status_2(shapes, tmp_path, capsys, options
     assert not (tmp_path / "out").exists()
 
 
+def test_a_missing_validation_split_is_said_before_the_work(shapes, tmp_path, capsys):
+    status = prune(shapes, tmp_path / "out", "--val-split", "nosplit")
+    assert_fails(capsys, status, "nosplit", "got keys")
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_do_not_overwrite_the_model(shapes, tmp_path, capsys):
+    model = tmp_path / "pruned.pt"
+    model.write_bytes(CHECKPOINT.read_bytes())
+    given = ["prune", "--model", str(model), "--data", str(shapes), "--out", str(tmp_path)]
+    assert_fails(capsys, run([*given, "--force", "--no-val"]), "out", "overwritten", "pruned.pt")
+    assert model.read_bytes() == CHECKPOINT.read_bytes()
+
+
 def test_bad_files_are_one_line_and_status_2(shapes, tmp_path, capsys):
     broken = tmp_path / "broken.pt"
     broken.write_bytes(b"no checkpoint")

@@ -301,6 +301,13 @@ def test_networks_that_draw_numbers_are_pruned(batches):
     assert set(counts(prune_model(model, batches, config=L1, repair="none"))) == {"a", "b"}
 
 
+def test_plans_of_any_network_are_reported(batches, tmp_path):
+    from actprune_gpu.report import write_report
+
+    prune_model(Siamese().eval(), batches, config=L1).plan.save(tmp_path / "plan.json")
+    assert "samples" in write_report(tmp_path).read_text(encoding="utf-8")
+
+
 def test_a_sample_that_is_not_finite_is_left_out_of_repair(batches):
     model = Siamese().eval()
     batches[0][0][3] = torch.nan
