@@ -207,8 +207,6 @@ def _initial(squared: Tensor, init: Init | Array, seed: int) -> Tensor:
     if isinstance(init, str):
         if init not in ("pca", "random"):
             raise InputError(f"init must be 'pca', 'random' or an array [N, 2], got {init!r}")
-        if not 0 <= seed < 2**32:
-            raise InputError(f"seed must lie in 0..2**32-1, got {seed}")
         # RandomState's stream is frozen, unlike that of newer generators.
         noise = torch.from_numpy(np.random.RandomState(seed).standard_normal((n, 2)))
         start = noise.to(squared.device)

@@ -138,7 +138,8 @@ def prune_model(
     ranks = Ranks.current()
     share = first_samples(batches, -(-repair_samples // ranks.count))
     samples = ModelInputs.cat(ranks.all_of(share.to("cpu"))).first(repair_samples).to(device)
-    graph = channels_of(network, samples.first(_EXAMPLES))
+    example = samples.first(_EXAMPLES)
+    graph = channels_of(network, example)
     groups = choose_groups(graph, layers, protect)
     moments: Mapping[str, ClassMoments] = {}
     if config.criterion == "separability":
@@ -192,7 +193,7 @@ def prune_model(
             for group in groups
         ],
         versions=versions(),
-        cost=_costs(graph, keep, len(samples.first(_EXAMPLES))),
+        cost=_costs(graph, keep, len(example)),
     )
     pruned = _carried_out(network, graph, plan, calibration, progress)
     ranks.as_first(pruned)
@@ -238,7 +239,7 @@ def apply_plan(
     changes = {
         "mode": mode or plan.mode,
         "repair": "+".join(methods) or "none",
-        "repair_images": len(Calibration(samples)) if methods else 0,
+        "repair_images": len(samples) if methods else 0,
     }
     plan = plan.model_copy(update=changes)
     pruned = _carried_out(network, graph, plan, Calibration(samples), progress)

@@ -43,7 +43,7 @@ class Calibration:
 
     def __len__(self) -> int:
         """Return B, the number of samples."""
-        return len(self.images)
+        return len(self.inputs)
 
     def first(self, count: int) -> Calibration:
         """Return the first samples."""

@@ -176,9 +176,7 @@ class Points:
         """Flag the point with the smallest sum of distances."""
         n = len(self.order)
         totals = self.distances[:, :n].sum(1, dtype=np.int64)
-        is_medoid = np.zeros(n, np.uint8)
-        is_medoid[np.lexsort((self.order, totals))[0]] = 1
-        return is_medoid
+        return _flags(n, np.lexsort((self.order, totals))[:1])
 
 
 def from_both_ends(points: Points, best: Best, tasks: Tasks) -> None:
@@ -210,22 +208,16 @@ def _sweep(points: Tensor) -> Sweep:
     first_pass = in_segments if has_segments(n) else from_both_ends
     with Tasks(workers) as tasks:
         first_pass(values, best, tasks)
-    starts = best.is_medoid.copy()  # what was noted before any chain of the second pass begins
-    with Tasks(workers) as tasks:
-        for k, stop in second_pass(n):
-            values.chain(tasks, starts[k - 2], (k, stop), best, crossed=True)
-    shuffled = at_random(n).numpy()
-    with Tasks(workers) as tasks:
-        for k, stop in third_pass(n):
-            is_medoid = np.zeros(n, np.uint8)
-            is_medoid[shuffled[:k]] = 1
-            values.chain(tasks, is_medoid, (k, stop), best, crossed=True)
-    starts = best.is_medoid.copy()
-    with Tasks(workers) as tasks:
-        for k, stop in fourth_pass(n):
-            is_medoid = np.zeros(n, np.uint8)
-            is_medoid[np.flatnonzero(starts[2 * k - 2])[::2]] = 1
-            values.chain(tasks, is_medoid, (k, stop), best, crossed=True)
+    for steps, start_of in (
+        (second_pass(n), lambda k: best.is_medoid[k - 2].copy()),
+        (third_pass(n), lambda k: _flags(n, at_random(n).numpy()[:k])),
+        (fourth_pass(n), lambda k: _flags(n, np.flatnonzero(best.is_medoid[2 * k - 2])[::2])),
+    ):
+        # From what was noted before any of these begins.
+        starts = [start_of(k) for k, _ in steps]
+        with Tasks(workers) as tasks:
+            for start, ks in zip(starts, steps, strict=True):
+                values.chain(tasks, start, ks, best, crossed=True)
     by_number = np.empty_like(best.is_medoid)
     by_number[:, values.order] = best.is_medoid
     return Sweep(
@@ -234,6 +226,12 @@ def _sweep(points: Tensor) -> Sweep:
         torch.from_numpy(best.mss_nearest),
         torch.from_numpy(np.packbits(by_number, axis=1, bitorder="little")),
     )
+
+
+def _flags(n_points: int, medoids: NDArray[np.int64]) -> NDArray[np.uint8]:
+    is_medoid = np.zeros(n_points, np.uint8)
+    is_medoid[medoids] = 1
+    return is_medoid
 
 
 def simplified_silhouette(points: Tensor, medoids: Tensor) -> tuple[float, float]:
