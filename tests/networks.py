@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from actprune_gpu.pruning.graph import NORMS
+
 
 def yolo_network(name):
     """A network of Ultralytics with random weights, in evaluation mode."""
@@ -17,7 +19,7 @@ def yolo_network(name):
 def randomise(model):
     """As after training: no two channels alike, in running statistics too."""
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, NORMS):
             nn.init.normal_(module.running_mean, std=0.1)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
             nn.init.uniform_(module.weight, 0.5, 1.5)

@@ -80,6 +80,31 @@ def vit():
     return model, images(32)
 
 
+def wave_net():
+    """Convolutions over time: strided, depthwise, gated, transposed, padded in all ways."""
+    model = nn.Sequential(
+        *(nn.Conv1d(3, 16, 5, stride=2, padding=2), nn.BatchNorm1d(16), nn.GELU()),
+        *(nn.Conv1d(16, 32, 3, padding=1, padding_mode="reflect"), nn.GLU(1)),
+        *(nn.Conv1d(16, 16, 3, padding="same", groups=16), nn.BatchNorm1d(16), nn.SiLU()),
+        *(nn.MaxPool1d(3, 1, 1), nn.ReplicationPad1d(1), nn.Conv1d(16, 12, 3), nn.AvgPool1d(2)),
+        *(nn.ConvTranspose1d(12, 10, 2, stride=2), nn.ReLU(), nn.Upsample(scale_factor=2)),
+        *(nn.Conv1d(10, 8, 1, bias=False), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 5)),
+    )
+    return model, [(torch.randn(8, 3, 32), torch.arange(8) % N_CLASSES) for _ in range(2)]
+
+
+def video_net():
+    """Convolutions over time, height and width."""
+    model = nn.Sequential(
+        *(nn.Conv3d(3, 12, (3, 3, 3), padding=1), nn.BatchNorm3d(12), nn.ReLU()),
+        *(nn.MaxPool3d((1, 2, 2)), nn.Conv3d(12, 16, (1, 3, 3), stride=(1, 2, 2)), nn.ReLU()),
+        *(nn.AvgPool3d(1), nn.ConvTranspose3d(16, 12, 2, stride=2), nn.SyncBatchNorm(12)),
+        *(nn.Upsample(scale_factor=2, mode="trilinear"), nn.Conv3d(12, 8, 1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(8, 5)),
+    )
+    return model, [(torch.randn(4, 3, 4, 12, 12), torch.arange(4) % N_CLASSES) for _ in range(3)]
+
+
 def tokens(size=8, length=6):
     return [
         {
@@ -122,6 +147,8 @@ NETWORKS = {
         {("features.2.block.0.0", "features.2.block.1.0", "features.2.block.2.fc2"): 32},
     ),
     "convnext": (convnext, {("features.1.0.block.3",): 48, ("features.3.1.block.3",): 64}),
+    "wave_net": (wave_net, {("0",): 16, ("3", "5"): 16, ("12",): 10, ("10",): 12, ("15",): 8}),
+    "video_net": (video_net, {("0",): 12, ("4",): 16, ("7",): 12, ("10",): 8}),
     "vgg": (vgg, {("features.8",): 16, ("classifier.0",): 20}),
     "vit": (vit, {("blocks.0.attn.qkv",): 6, ("blocks.0.mlp.fc1",): 96}),
     "llama": (llama, {("model.layers.0.mlp.gate_proj", "model.layers.0.mlp.up_proj"): 24}),
@@ -189,7 +216,7 @@ def test_networks_of_all_kinds(name, tmp_path):
     assert all(p.grad is not None for p in result.model.parameters())
 
 
-@pytest.mark.parametrize("name", ["resnet", "vit", "llama"])
+@pytest.mark.parametrize("name", ["resnet", "vit", "llama", "wave_net", "video_net"])
 def test_repair_makes_up_for_what_went(name):
     model, batches = NETWORKS[name][0]()
     model = randomise(model).eval()

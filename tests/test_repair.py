@@ -90,17 +90,24 @@ def test_moments_are_sums_of_products_around_common_means():
         {"kernel_size": (3, 4), "padding": "same", "dilation": (2, 1)},
         {"kernel_size": 3, "padding": (2, 1), "padding_mode": "reflect"},
         {"kernel_size": 3, "padding": 1, "padding_mode": "circular"},
+        {"kind": nn.Conv1d, "kernel_size": 3, "padding": 2, "stride": 2},
+        {"kind": nn.Conv1d, "kernel_size": 1, "stride": 3},
+        {"kind": nn.Conv1d, "kernel_size": 4, "padding": "same", "dilation": 2},
+        {"kind": nn.Conv3d, "kernel_size": (1, 2, 3), "padding": (0, 1, 2), "stride": (2, 1, 2)},
     ],
 )
 def test_patches_are_what_a_convolution_sees(settings):
     torch.manual_seed(0)
-    convolution = nn.Conv2d(3, 5, **settings).double()
-    map_ = torch.randn(2, 3, 9, 7, dtype=torch.float64)
+    kind = settings.get("kind", nn.Conv2d)
+    settings = {name: value for name, value in settings.items() if name != "kind"}
+    convolution = kind(3, 5, **settings).double()
+    n_axes = len(convolution.kernel_size)
+    map_ = torch.randn(2, 3, *(9, 7, 5)[:n_axes], dtype=torch.float64)
     output = convolution(map_)
-    n, y, x = cells = torch.ones(output[:, 0].shape, dtype=bool).nonzero(as_tuple=True)
+    n, *at = cells = torch.ones(output[:, 0].shape, dtype=bool).nonzero(as_tuple=True)
     seen = patches(map_, convolution, cells)
     got = seen @ convolution.weight.flatten(1).T + convolution.bias
-    torch.testing.assert_close(got, output[n, :, y, x])
+    torch.testing.assert_close(got, output.movedim(1, -1)[n, *at])
 
 
 # ---------------------------------------------------------------- cells

@@ -224,6 +224,32 @@ NETS = {
         {"a": 6},
         {},
     ),
+    "halves that gate each other": (
+        lambda: Net(lambda n, x: n.c(functional.glu(n.a(x), 1)), a=conv(3, 12), c=conv(6, 4)),
+        {"a": 6},
+        {},
+    ),
+    "halves of the rows that gate each other": (
+        lambda: Net(lambda n, x: n.c(functional.glu(n.a(x), 2)), a=conv(3, 6), c=conv(6, 4)),
+        {"a": 6},
+        {},
+    ),
+    "pooled over channels": (
+        lambda: Net(
+            lambda n, x: n.c(functional.max_pool1d(n.a(tokens(x)), 3, 1, 1)),
+            **{"a": linear(3, 6), "c": linear(6, 4)},
+        ),
+        {},
+        {"a": "max_pool2d"},
+    ),
+    "enlarged along the channels": (
+        lambda: Net(
+            lambda n, x: n.c(functional.interpolate(n.a(tokens(x)), 6)),
+            **{"a": linear(3, 6), "c": linear(6, 4)},
+        ),
+        {},
+        {"a": "upsample_nearest1d"},
+    ),
     "tokens joined": (
         lambda: Net(
             lambda n, x: n.d(torch.cat([n.c(tokens(x)), n.b(tokens(x))], 1)),

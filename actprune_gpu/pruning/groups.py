@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import InputError
 from ..models.hooks import resolve_layers
 from ..moments import ClassMoments
 from ..weights import LayerWeights
-from .graph import ChannelGraph, ChannelGroup, Channels
+from .graph import TRANSPOSED, ChannelGraph, ChannelGroup, Channels
 from .grouping import norms
 from .subset import InputMoments, Ranking, rank_by_reconstruction, views_of
 
@@ -193,7 +193,7 @@ def _layer_weights(graph: ChannelGraph) -> dict[str, tuple[Tensor, Tensor, Tenso
             continue
         module: Any = use.module
         filters = module.weight.detach()
-        if isinstance(module, nn.ConvTranspose2d) and use.mixes:
+        if isinstance(module, TRANSPOSED) and use.mixes:
             filters = filters.transpose(0, 1)
         norm: Any = graph.uses[following[use.name]].module if use.name in following else None
         own = LayerWeights.from_filters(filters, getattr(norm, "weight", None))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
 
+# By name, without the number of axes of the maps: "max_pool2d" is "max_pool".
 _KINDS = {
     "convolution": {"convolution"},
     "linear": {"addmm", "mm"},
@@ -16,14 +18,16 @@ _KINDS = {
         *("as_strided_", "hardswish", "hardswish_", "leaky_relu", "leaky_relu_"),
     },
     "maps": {
-        *("max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d"),
-        *("upsample_nearest2d", "upsample_bilinear2d", "_upsample_nearest_exact2d"),
-        *("upsample_bicubic2d", "constant_pad_nd", "reflection_pad2d", "replication_pad2d"),
+        *("max_pool_with_indices", "avg_pool", "_adaptive_avg_pool", "adaptive_max_pool"),
+        *("upsample_nearest", "_upsample_nearest_exact", "upsample_linear", "upsample_bilinear"),
+        *("upsample_bicubic", "upsample_trilinear"),
+        *("constant_pad_nd", "reflection_pad", "replication_pad"),
     },
     "reshape": {
         *("view", "_unsafe_view", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand"),
     },
     "reduction": {"mean", "sum", "amax", "amin"},
+    "halves": {"glu"},
     "softmax": {"_softmax", "_log_softmax", "_safe_softmax"},
     "cut": {"split", "split_with_sizes", "unbind", "select", "slice"},
     "cat": {"cat"},
@@ -37,16 +41,29 @@ _KINDS = {
 WEIGHT_VIEWS = {"t", "transpose", "expand", "view", "_unsafe_view", "unsqueeze", "detach"}
 
 _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names}
+_N_AXES = re.compile("([123])d")
 
 
 def kind_of(func: Any) -> str | None:
     """Return what sort of operation it is; ``None`` if nothing is known of it."""
     name = func.overloadpacket.__name__
-    if name in _KIND_OF:
-        return _KIND_OF[name]
+    kind = _KIND_OF.get(_N_AXES.sub("", name))
+    if kind is not None:
+        return kind
     # Not every version says of all operations in place what it says of their twins.
     twin = getattr(getattr(torch.ops.aten, name.removesuffix("_"), func), func._overloadname, func)
     return "pointwise" if torch.Tag.pointwise in {*func.tags, *twin.tags} else None
+
+
+def changed_axes(func: Any, args: Any) -> set[int]:
+    """Return the axes along which an operation pools, resizes or pads maps."""
+    name, last = func.overloadpacket.__name__, args[0].ndim - 1
+    if name == "constant_pad_nd":
+        sides = zip(args[1][::2], args[1][1::2], strict=True)
+        return {last - axis for axis, (before, after) in enumerate(sides) if before or after}
+    n_axes = _N_AXES.search(name)
+    assert n_axes is not None
+    return {last - axis for axis in range(int(n_axes[1]))}
 
 
 def reduced_dims(func: Any, args: Any, kwargs: Any) -> set[int] | None:

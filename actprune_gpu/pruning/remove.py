@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .graph import NORMS, ChannelGraph, Use
+from .graph import NORMS, TRANSPOSED, ChannelGraph, Use
 
 # What modules of attention call the number of their heads, and the width of all of them together.
 _HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "heads")
@@ -63,7 +63,7 @@ def _shrink_heads(module: nn.Module, before: int, after: int) -> None:
 
 def _shrink_convolution(use: Use, inputs: Tensor, outputs: Tensor) -> None:
     module: Any = use.module
-    transposed = isinstance(module, nn.ConvTranspose2d)
+    transposed = isinstance(module, TRANSPOSED)
     axis_out, axis_in = (1, 0) if transposed else (0, 1)
     if use.mixes:
         _select(module, "weight", inputs, axis_in)

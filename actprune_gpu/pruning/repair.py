@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .graph import ChannelGraph, Use
+from .graph import TRANSPOSED, ChannelGraph, Use
 from .least_squares import Moments, ridge
 from .lockstep import lockstep
 from .sampling import Calibration, Cells, patches, positions_of, rows_at
@@ -25,7 +25,7 @@ from .trace import sharing_modules
 
 RepairMethod = Literal["mean", "fold", "reconstruct", "bn"]
 # Whose weights are fitted anew.
-_REFITTED = (nn.Conv2d, nn.Linear)
+_REFITTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 # Rows of a regression: at least, and for each predictor.
 _MIN_ROWS = 32768
 _ROWS_PER_PREDICTOR = 64
@@ -177,7 +177,7 @@ class _Repair:
         else:  # their means alone
             predict, constant = nothing, moments.response_mean
         before: Any = use.module
-        axis = 0 if isinstance(before, nn.ConvTranspose2d) else 1
+        axis = 0 if isinstance(before, TRANSPOSED) else 1
         filters = before.weight.movedim((axis, 1 - axis), (0, 1))  # [C_in, C_out, ...]
         gone = filters[~kept][:, self._kept(use.outputs)].double()
         gained = torch.einsum("kr,ro...->ko...", predict, gone)

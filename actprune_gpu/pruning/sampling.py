@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -104,27 +105,24 @@ def patches(map_: Tensor, convolution: Any, cells: Cells) -> Tensor:
     """
     if isinstance(convolution, nn.Linear):
         return rows_at(map_, cells, convolution)
-    (step_y, step_x), (height, width) = convolution.stride, convolution.kernel_size
-    dilation_y, dilation_x = convolution.dilation
     padding = _padding(convolution)
-    n, y, x = cells
-    if height * width == 1 and not any(padding):
-        return map_[n, :, y * step_y, x * step_x]
+    n, *at = cells
+    corners = [place * step for place, step in zip(at, convolution.stride, strict=True)]
+    if math.prod(convolution.kernel_size) == 1 and not any(padding):
+        return rows_at(map_, (n, *corners), convolution)
     mode = convolution.padding_mode
-    padded = functional.pad(map_, padding, "constant" if mode == "zeros" else mode)
-    rows = padded.permute(0, 2, 3, 1)
-    taps = [
-        rows[n, y * step_y + i * dilation_y, x * step_x + j * dilation_x]
-        for i in range(height)
-        for j in range(width)
-    ]
+    rows = functional.pad(map_, padding, "constant" if mode == "zeros" else mode).movedim(1, -1)
+    taps = []
+    for tap in product(*map(range, convolution.kernel_size)):
+        offsets = [t * dilation for t, dilation in zip(tap, convolution.dilation, strict=True)]
+        taps.append(rows[n, *(corner + by for corner, by in zip(corners, offsets, strict=True))])
     return torch.stack(taps, dim=2).flatten(1)
 
 
 def _padding(convolution: Any) -> list[int]:
-    """Return by how many cells a convolution pads: left, right, top, bottom."""
+    """Return by how many cells a convolution pads: before and after, the last axis first."""
     sides: list[int] = []
-    for axis in (1, 0):
+    for axis in reversed(range(len(convolution.kernel_size))):
         before = after = 0
         if convolution.padding == "same":
             whole = convolution.dilation[axis] * (convolution.kernel_size[axis] - 1)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..inputs import first_input
-from .graph import ChannelGraph, ChannelGroup, Use
+from .graph import TRANSPOSED, ChannelGraph, ChannelGroup, Use
 from .grouping import norms
 from .sampling import Calibration, channel_axis, positions_of, rows_at
 
@@ -175,7 +175,7 @@ def _metric(use: Use, norm: Use | None) -> Tensor:
     """Return ``[C_in, C_in]``: products of a reader's weights, in units of normalized outputs."""
     module: Any = use.module
     weight = module.weight.double()
-    if isinstance(module, nn.ConvTranspose2d):
+    if isinstance(module, TRANSPOSED):
         weight = weight.movedim(0, 1)
     after: Any = norm and norm.module
     if after is not None and after.running_var is not None:

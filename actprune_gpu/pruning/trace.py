@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..inputs import ModelInputs, Rehearsal
 from . import operations
-from .graph import CONVOLUTIONS, NORMS, ChannelGraph, Channels
+from .graph import CONVOLUTIONS, NORMS, TRANSPOSED, ChannelGraph, Channels
 from .grouping import Run, Trace, assemble
 from .numbers import Numbers, SameAs, broadcast, compressed, full, tensors_in, varying
 
@@ -87,7 +87,7 @@ def _count_positions(model: nn.Module) -> dict[str, int]:
 
     def count(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            map_ = inputs[0] if isinstance(module, nn.ConvTranspose2d) else output
+            map_ = inputs[0] if isinstance(module, TRANSPOSED) else output
             width = map_.shape[-1 if isinstance(module, nn.Linear) else 1]
             positions[name] = positions.get(name, 0) + map_.numel() // width
 
@@ -337,15 +337,23 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """What changes the size of maps and treats every channel by itself."""
         if not self._known(args[0]):
             return
-        numbers, dim = self._numbers[id(args[0])][1], args[0].ndim - 3
-        result = result if isinstance(result, Tensor) else result[0]
-        name = func.overloadpacket.__name__
-        # Padded in front and cut behind, as many channels are not the same channels.
-        shifted = name == "constant_pad_nd" and any(args[1][4:6])
-        if varying(numbers) <= {dim} and result.shape[dim] == args[0].shape[dim] and not shifted:
-            self._set(result, numbers)
+        numbers = self._numbers[id(args[0])][1]
+        if varying(numbers) & operations.changed_axes(func, args):
+            self._unknown(args, func.overloadpacket.__name__)
         else:
-            self._unknown(args, name)
+            self._set(result if isinstance(result, Tensor) else result[0], numbers)
+
+    def _halves(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
+        """A gated linear unit: one half of the channels gates the other."""
+        if not self._known(args[0]):
+            return
+        x, dim = args[0], (args[1] if len(args) > 1 else -1) % args[0].ndim
+        numbers = self._numbers[id(x)][1]
+        if dim in varying(numbers):
+            halves = full(numbers, x, {dim}).chunk(2, dim)
+            self._same_as.unite(*halves)
+            numbers = halves[0]
+        self._set(result, numbers)
 
     def _same(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         if self._known(args[0]):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..arrays import Array, to_tensor
 from ..errors import InputError
-from .graph import ChannelGraph, Use
+from .graph import TRANSPOSED, ChannelGraph, Use
 
 
 def zero_channels(block: nn.Module, drop: Array) -> None:
@@ -111,7 +111,7 @@ def _expand(use: Use, reduced: Any, inputs: Tensor, outputs: Tensor) -> None:
     if module.weight is None:
         module.running_mean[lost] = 0.0
     elif use.is_convolution and use.mixes:
-        axis = 1 if isinstance(module, nn.ConvTranspose2d) else 0
+        axis = 1 if isinstance(module, TRANSPOSED) else 0
         # What reads a dropped channel ignores it: an activation may not map 0 to 0.
         module.weight.zero_()
         rows = module.weight.transpose(0, axis)
