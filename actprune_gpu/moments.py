@@ -265,7 +265,7 @@ def load_moments(path: str | os.PathLike[str]) -> tuple[dict[str, ClassMoments],
     """Read what `save_moments` wrote, the moments by layer and the notes.
 
     Raises:
-        InputError: If ``path`` is missing or no such file.
+        InputError: If ``path`` is missing or no such file, or it holds what no moments can be.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -291,6 +291,13 @@ def load_moments(path: str | os.PathLike[str]) -> tuple[dict[str, ClassMoments],
             }
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise InputError(f"{file} is not a moments file: {error}") from None
+    for name, found in moments.items():
+        possible = (found.count >= 0) & found.mean.isfinite() & found.m2.isfinite()
+        if not (possible & (found.m2 >= 0)).all():
+            raise InputError(
+                f"{file} is damaged: counts and m2 of {name} must not be negative, and m2 and mean "
+                "must be finite"
+            )
     del header["format"], header["class_names"]
     return moments, header
 

@@ -121,13 +121,7 @@ class PlanFolder:
     def _places(self, layer: str) -> Any:
         """Return where each of a layer's channels stood in the last step, -1 for those gone."""
         assert self.moments is not None
-        gone = [
-            numbers[at]
-            for group in self.plan.groups
-            for numbers in (group.members.get(layer),)
-            if numbers
-            for at in set(range(group.channels)) - set(group.candidates)
-        ]
+        gone = _gone_before(self.plan, layer)
         stood = np.ones(self.moments[layer].n_channels + len(gone), dtype=bool)
         stood[gone] = False
         return np.where(stood, np.cumsum(stood) - 1, -1)
@@ -153,6 +147,17 @@ def open_folder(folder: FolderLike) -> PlanFolder:
     return folder if isinstance(folder, PlanFolder) else PlanFolder.load(folder)
 
 
+def _gone_before(plan: PruningPlan, layer: str) -> list[Any]:
+    """Return the numbers of a layer's channels that earlier steps have dropped."""
+    return [
+        numbers[at]
+        for group in plan.groups
+        for numbers in (group.members.get(layer),)
+        if numbers
+        for at in set(range(group.channels)) - set(group.candidates)
+    ]
+
+
 def _moments_of(
     plan: PruningPlan, file: Path
 ) -> tuple[Mapping[str, ClassMoments] | None, Shards, str]:
@@ -168,6 +173,12 @@ def _moments_of(
         same &= settings["data"] == plan.data_sha256
         same &= moments.keys() <= layers if plan.steps > 1 else layers <= moments.keys()
         same &= plan.steps > 1 or settings["model"] == plan.model_sha256
+        same &= all(
+            max(numbers) < moments[layer].n_channels + len(_gone_before(plan, layer))
+            for group in plan.groups
+            for layer, numbers in group.numbers.items()
+            if layer in moments
+        )
     except (KeyError, TypeError, json.JSONDecodeError):
         same = False
     if not same:

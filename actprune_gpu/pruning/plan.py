@@ -6,15 +6,16 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import InputError
 from ..files import replace_file
 from ..markup import layer_markup, table_markup
 from ..selection import ChannelSelection, SelectionConfig
 from .graph import ChannelGraph
+from .repair import parse_repair
 
 SCHEMA = "actprune_gpu.plan/3"
 # The second form lacks what has a default here.
@@ -23,7 +24,9 @@ _READABLE = ("actprune_gpu.plan/2", SCHEMA)
 
 class _Record(BaseModel):
     # Before 2.10 Pydantic takes names that begin with model_ for its own.
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+    )
 
 
 class Curves(_Record):
@@ -32,6 +35,12 @@ class Curves(_Record):
     ks: list[int]
     mss: list[float]
     loss: list[float]
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Curves:
+        if not len(self.ks) == len(self.mss) == len(self.loss):
+            raise ValueError("ks, mss and loss must have as many entries each")
+        return self
 
 
 class SeparabilityRecord(_Record):
@@ -106,13 +115,42 @@ class GroupPlan(_Record):
         )
 
     @model_validator(mode="after")
-    def _check_keep(self) -> GroupPlan:
-        if not self.keep or self.keep != sorted(set(self.keep)):
-            raise ValueError(f"keep of {self.name} must ascend and not be empty")
-        if self.keep[0] < 0 or self.keep[-1] >= self.channels:
-            raise ValueError(f"keep of {self.name} must lie in 0..{self.channels - 1}")
-        if any(len(numbers) != self.channels for numbers in self.members.values()):
+    def _check_channels(self) -> GroupPlan:
+        for what, numbers in (("keep", self.keep), ("candidates", self.candidates)):
+            if not numbers or numbers != sorted(set(numbers)):
+                raise ValueError(f"{what} of {self.name} must ascend and not be empty")
+            if numbers[0] < 0 or numbers[-1] >= self.channels:
+                raise ValueError(f"{what} of {self.name} must lie in 0..{self.channels - 1}")
+        if not set(self.keep) <= set(self.candidates):
+            raise ValueError(f"keep of {self.name} must be some of its candidates")
+        if not self.members or any(len(at) != self.channels for at in self.members.values()):
             raise ValueError(f"members of {self.name} must have {self.channels} channels each")
+        if min(min(numbers) for numbers in self.numbers.values()) < 0:
+            raise ValueError(f"members of {self.name} must not have negative numbers")
+        return self
+
+    @model_validator(mode="after")
+    def _check_candidates(self) -> GroupPlan:
+        """What is said of each candidate must be said of all."""
+        seen = self.separability
+        said = {
+            **{"weights": self.weights, "cluster_labels": self.cluster_labels},
+            **{"embedding": self.embedding, "separability.mean": seen.mean if seen else None},
+            "separability.max": seen.max if seen else None,
+        }
+        n_candidates = len(self.candidates)
+        for what, values in said.items():
+            if values is not None and len(values) != n_candidates:
+                raise ValueError(
+                    f"{what} of {self.name} must have {n_candidates} entries, as candidates has, "
+                    f"got {len(values)}"
+                )
+        for medoid in self.medoids or ():
+            if not 0 <= medoid < n_candidates:
+                raise ValueError(f"medoids of {self.name} must lie in 0..{n_candidates - 1}")
+        n_clusters = len(self.medoids or ())
+        if not all(0 <= label < n_clusters for label in self.cluster_labels or ()):
+            raise ValueError(f"cluster_labels of {self.name} must lie in 0..{n_clusters - 1}")
         return self
 
     @classmethod
@@ -182,14 +220,29 @@ class PruningPlan(_Record):
     data_sha256: str
     gathering: dict[str, Any]
     selection: dict[str, Any]
-    mode: str
+    mode: Literal["remove", "zero"]
     repair: str
-    repair_images: int
+    repair_images: int = Field(ge=0)
     targets: dict[str, float]
-    steps: int
+    steps: int = Field(ge=1)
     groups: list[GroupPlan]
     versions: dict[str, str]
     cost: Costs | None = None
+
+    @model_validator(mode="after")
+    def _check_settings(self) -> PruningPlan:
+        parse_repair(self.repair)
+        SelectionConfig(**self.selection)
+        if "images" in self.gathering:  # else samples of any network
+            for name in ("n_images", "images", "image_size", "objects", "matched"):
+                if not isinstance(self.gathering.get(name), int):
+                    raise ValueError(f"gathering.{name} must be a whole number")
+            if not isinstance(self.gathering.get("split"), str):
+                raise ValueError("gathering.split must be a name")
+        names = [group.name for group in self.groups]
+        if len(set(names)) < len(names):
+            raise ValueError("groups must have names of their own")
+        return self
 
     @property
     def keep(self) -> dict[str, list[int]]:

@@ -29,7 +29,7 @@ def payload_of(folder: PlanFolder) -> dict[str, Any]:
     groups = [_group(evidence_of(folder, group), plan, stability) for group in plan.groups]
     return {
         "model": plan.model_name,
-        "criterion": plan.selection["criterion"],
+        "criterion": plan.config.criterion,
         "steps": plan.steps,
         "kind": sentences.KINDS[sentences.weight_kind(plan.config)],
         "figures": figures,
@@ -96,18 +96,18 @@ def _looked_at(gathering: Mapping[str, Any]) -> str:
 
 def _facts(plan: PruningPlan) -> list[tuple[str, str]]:
     """Return what people want to know of how a plan came about, with its heading."""
-    gathering, selection = plan.gathering, plan.selection
-    by = "" if selection["criterion"] != "separability" else f", weight {selection['weight']}"
+    config = plan.config
+    by = "" if config.criterion != "separability" else f", weight {config.weight}"
     facts = [
-        ("Selected by", f"{selection['criterion']}{by}"),
-        ("Looked at", _looked_at(gathering)),
+        ("Selected by", f"{config.criterion}{by}"),
+        ("Looked at", _looked_at(plan.gathering)),
     ]
     targets = ", ".join(f"{share:.3g} of the {name}" for name, share in plan.targets.items())
-    budget = selection["budget"]
     if targets:
-        facts.append(("Target", f"{targets}, shared by {selection['allocation']}"))
-    elif budget:
-        facts.append(("Budget", f"{budget[0]:g} to {budget[1]:g} of every layer"))
+        facts.append(("Target", f"{targets}, shared by {config.allocation}"))
+    elif config.budget:
+        least, most = config.budget
+        facts.append(("Budget", f"{least:g} to {most:g} of every layer"))
     else:
         facts.append(("Budget", "none: every layer keeps its knee"))
     if plan.steps > 1:
@@ -115,7 +115,7 @@ def _facts(plan: PruningPlan) -> list[tuple[str, str]]:
     on = f" on {plan.repair_images} images" if plan.repair_images else ""
     facts.append(("Repaired by", plan.repair + on))
     facts.append(("Mode", plan.mode))
-    facts.append(("Seed", str(selection["seed"])))
+    facts.append(("Seed", str(config.seed)))
     facts.append(("Model", f"{plan.model_name}, SHA-256 {plan.model_sha256[:12]}"))
     versions = ", ".join(f"{name} {version}" for name, version in plan.versions.items())
     facts.append(("Versions", versions))
