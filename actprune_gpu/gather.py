@@ -62,7 +62,7 @@ def gather_moments(
             what its module puts out; with ``:input`` behind the name, what goes into it: the
             neurons of a perceptron behind their activation function (``"blocks.*.mlp.fc2:input"``),
             the heads of attention side by side (``"blocks.*.attn.proj:input"``, to be taken apart
-            by `ClassMoments.heads`).
+            by `ClassMoments.heads`). A module that runs several times gives samples each time.
         classes: The names of the L classes, or L.
         label_of: Gives the labels of a batch, integers ``[B]``, or ``[B, ...]`` for each pixel or
             token; negative ones are left out. By default they are what the batch says.
@@ -216,7 +216,7 @@ def _samples(
     inputs = inputs_of(batch).to(device)
     modules = dict(network.named_modules(remove_duplicate=False))
     mask = inputs.kwargs.get("attention_mask")
-    found: dict[str, tuple[Tensor, Tensor]] = {}
+    runs: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in settings.layers}
 
     def keep(layer: str, output: Tensor) -> Tensor:
         try:
@@ -224,14 +224,18 @@ def _samples(
                 features, how = reduce(output, layer), "auto"
             else:
                 features, how = channels_last(output, modules[module_name(layer)]), reduce
-            found[layer] = labelled_samples(features, labels, how, mask)  # type: ignore[arg-type]
+            samples = labelled_samples(features, labels, how, mask)  # type: ignore[arg-type]
         except InputError as error:
             raise InputError(f"layer {layer!r}: {error}") from None
+        runs[layer].append(samples)
         return output.new_empty(0)
 
     with capture_outputs(network, settings.layers, keep=keep):
         inputs.run(network)
-    missing = [name for name in settings.layers if name not in found]
-    if missing:
-        raise InputError(f"layer {missing[0]!r} takes no part in the model's forward pass")
+    found = {}
+    for layer, samples in runs.items():
+        if not samples:
+            raise InputError(f"layer {layer!r} takes no part in the model's forward pass")
+        rows, kept = (torch.cat(parts) for parts in zip(*samples, strict=True))
+        found[layer] = rows, kept
     return found if any(len(kept) for _, kept in found.values()) else {}

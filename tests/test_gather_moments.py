@@ -121,6 +121,28 @@ def test_tokens_each_with_a_label_or_one_for_the_sequence():
     torch.testing.assert_close(got["max"], features[:2, :2].amax(1).mean(0))
 
 
+class Pyramid(nn.Module):
+    """A head that reads maps of several sizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Conv2d(3, 5, 3, padding=1)
+
+    def forward(self, x):
+        return self.head(x).mean((2, 3)) + self.head(x[:, :, ::2, ::2]).mean((2, 3))
+
+
+def test_every_run_of_a_module_counts():
+    model, batches = Pyramid().eval(), image_batches()
+    found = gather_moments(model, batches, classes=CLASSES, layers=["head"])
+    with torch.no_grad():
+        each = [
+            by_hand(batches, lambda x, step=step: model.head(x[:, :, ::step, ::step]).mean((2, 3)))
+            for step in (1, 2)
+        ]
+    same_as(found["head"], [np.concatenate(rows) for rows in zip(*each, strict=True)])
+
+
 def test_the_network_is_as_before_after_an_error_too():
     model = classifier()
     model.norm.eval()

@@ -134,8 +134,10 @@ class GroupPlan(_Record):
         """What is said of each candidate must be said of all."""
         seen = self.separability
         said = {
-            **{"weights": self.weights, "cluster_labels": self.cluster_labels},
-            **{"embedding": self.embedding, "separability.mean": seen.mean if seen else None},
+            "weights": self.weights,
+            "cluster_labels": self.cluster_labels,
+            "embedding": self.embedding,
+            "separability.mean": seen.mean if seen else None,
             "separability.max": seen.max if seen else None,
         }
         n_candidates = len(self.candidates)
