@@ -107,3 +107,20 @@ def test_a_reader_that_gets_channels_twice_has_two_views():
     whole = moments["c"].covariance
     torch.testing.assert_close(seen[0].covariance, whole[:5, :5])
     torch.testing.assert_close(seen[1].covariance, whole[5:, 5:])
+
+
+def test_every_run_of_a_reader_counts():
+    net = Net(
+        lambda n, x: n.c(n.a(x)).mean((2, 3)) + n.c(n.a(x)[:, :, ::2]).mean((2, 3)),
+        **{"a": conv(3, 5), "c": conv(5, 2)},
+    )
+    net.eval().requires_grad_(False)
+    images = torch.randn(4, 3, 8, 8)
+    content = torch.tensor([[0.0, 0.0, 8.0, 8.0]]).expand(4, 4)
+    moments = input_moments(
+        net, trace_channels(net, images[:1]), Calibration.of_images(images, content)
+    )
+    maps = net.a(images)
+    read = torch.cat([x.movedim(1, 3).reshape(-1, 5) for x in (maps, maps[:, :, ::2])]).double()
+    torch.testing.assert_close(moments["c"].mean, read.mean(0))
+    torch.testing.assert_close(moments["c"].covariance, torch.cov(read.T, correction=0))

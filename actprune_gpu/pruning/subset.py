@@ -96,12 +96,26 @@ class InputMoments:
     """What is known of the maps that a convolution reads.
 
     Attributes:
+        count: Number of places looked at.
         mean: ``[C_in]`` float64.
         covariance: ``[C_in, C_in]`` float64.
     """
 
+    count: int
     mean: Tensor
     covariance: Tensor
+
+    def merged(self, other: InputMoments) -> InputMoments:
+        """Return the moments of both (Chan et al. 1979)."""
+        count = self.count + other.count
+        ours, theirs = self.count / count, other.count / count
+        apart = other.mean - self.mean
+        between = ours * theirs * torch.outer(apart, apart)
+        return InputMoments(
+            count,
+            self.mean + theirs * apart,
+            ours * self.covariance + theirs * other.covariance + between,
+        )
 
 
 def input_moments(
@@ -122,7 +136,8 @@ def input_moments(
             for part in torch.split(rows, _CHUNK):
                 values = part.double() - mean
                 covariance += values.T @ values
-            found[name] = InputMoments(mean, covariance / len(rows))
+            own = InputMoments(len(rows), mean, covariance / len(rows))
+            found[name] = found[name].merged(own) if name in found else own
 
         return hook
 
