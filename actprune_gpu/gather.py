@@ -214,6 +214,8 @@ def _samples(
     if labels.numel() and int(labels.max()) >= n_classes:
         raise InputError(f"labels must lie in 0..{n_classes - 1}, got {int(labels.max())}")
     inputs = inputs_of(batch).to(device)
+    if len(labels) != len(inputs):
+        raise InputError(f"labels must be of the {len(inputs)} samples, got {list(labels.shape)}")
     modules = dict(network.named_modules(remove_duplicate=False))
     mask = inputs.kwargs.get("attention_mask")
     runs: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in settings.layers}

@@ -29,13 +29,18 @@ class ModelInputs:
 
     @classmethod
     def cat(cls, parts: Sequence[ModelInputs]) -> ModelInputs:
-        """Return the inputs of several batches as those of one; what is no tensor is the first's.
+        """Return the inputs of several batches as those of one; the first's where of no sample.
 
         Raises:
             RuntimeError: If their shapes do not fit.
         """
         columns = zip(*(part.tensors() for part in parts), strict=True)
-        joined = iter([torch.cat(column) if column[0].ndim else column[0] for column in columns])
+        joined = iter(
+            [
+                torch.cat(column) if parts[0].is_of_samples(column[0]) else column[0]
+                for column in columns
+            ]
+        )
         return parts[0].map(lambda _: next(joined))
 
     def run(self, model: nn.Module) -> Any:
@@ -46,13 +51,17 @@ class ModelInputs:
         """Return the number of samples."""
         return len(next(self.tensors()))
 
+    def is_of_samples(self, tensor: Tensor) -> bool:
+        """Return whether a tensor among them has as many entries as there are samples."""
+        return tensor.ndim > 0 and len(tensor) == len(self)
+
     def tensors(self) -> Iterator[Tensor]:
         """Yield the tensors among them."""
         return (leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor))
 
     def first(self, count: int) -> ModelInputs:
-        """Return them with the first samples of all tensors."""
-        return self.map(lambda x: x[:count] if x.ndim else x)
+        """Return them with the first samples of all tensors that have as many entries."""
+        return self.map(lambda x: x[:count] if self.is_of_samples(x) else x)
 
     def to(self, device: torch.device | str) -> ModelInputs:
         """Return them with all tensors on ``device``."""
@@ -90,5 +99,10 @@ class Rehearsal:
     def run(self, watched_by: AbstractContextManager[Any] | None = None) -> Any:
         """Return what the network makes of its inputs, under a dispatch mode if one is given."""
         # Attention fused into one operation would hide what becomes of the channels.
-        with self._mode, sdpa_kernel(SDPBackend.MATH), watched_by or nullcontext():
-            return self._inputs.run(self.model)
+        fused = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with self._mode, sdpa_kernel(SDPBackend.MATH), watched_by or nullcontext():
+                return self._inputs.run(self.model)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fused)

@@ -22,7 +22,7 @@ from .errors import InputError
 from .gather import gather_moments
 from .inputs import ModelInputs
 from .models.fingerprint import fingerprint
-from .models.modes import observed, unwrapped
+from .models.modes import observed, undisturbed, unwrapped
 from .moments import ClassMoments
 from .progress import Progress, part
 from .pruning.graph import ChannelGraph, ChannelGroup
@@ -36,10 +36,12 @@ from .pruning.sampling import Calibration
 from .pruning.step import (
     Targets,
     full_cost,
+    needs_damage,
+    needs_images,
     observe_and_select,
     remove_and_repair,
 )
-from .pruning.trace import trace_channels
+from .pruning.trace import idle_modules, trace_channels
 from .pruning.zero import expand_channels
 from .scalars import whole_number
 from .selection import SelectionConfig
@@ -116,7 +118,7 @@ def prune_model(
         mode: ``"remove"`` takes the channels out of the tensors, ``"zero"`` leaves the shapes as
             they are. Both networks compute the same.
         repair: ``"none"``, or some of ``"mean"``, ``"fold"``, ``"reconstruct"`` and ``"bn"`` joined
-            by ``+``.
+            by ``+``. What has no bias, and no batch normalization behind it, gets one.
         repair_samples: Samples of the first batches to repair on, and to measure damage on.
         state_path: A file for what has been gathered so far, also on Ctrl-C.
         resume: Go on with it.
@@ -136,68 +138,72 @@ def prune_model(
     network = unwrapped(model)
     device = _device(network)
     ranks = Ranks.current()
-    share = first_samples(batches, -(-repair_samples // ranks.count))
-    samples = ModelInputs.cat(ranks.all_of(share.to("cpu"))).first(repair_samples).to(device)
-    example = samples.first(_EXAMPLES)
-    graph = channels_of(network, example)
-    groups = choose_groups(graph, layers, protect)
-    moments: Mapping[str, ClassMoments] = {}
-    if config.criterion == "separability":
-        moments = gather_moments(
-            network,
-            batches,
-            layers=_places(graph, groups),
-            classes=classes,
-            label_of=label_of,
-            state_path=state_path,
-            resume=resume,
-            progress=_batches(progress),
-        )
-    calibration = Calibration(samples)
-    with observed(network):
-        select = partial(
-            observe_and_select,
-            network,
-            graph,
-            groups,
-            {group.name: _moments(graph, group, moments) for group in groups},
-            calibration,
-            config=config,
-            targets=targets,
-            original=full_cost(graph),
-            error_of=output_error,
-            devices=[device],
-            together=True,
-            progress=progress,
-        )
-        selections = ranks.on_first(select)
-    keep = {name: selection.keep.tolist() for name, selection in selections.items()}
-    plan = PruningPlan(
-        model_name=type(network).__name__,
-        model_sha256=fingerprint(network),
-        data_sha256=_digest(moments),
-        gathering=_account(moments),
-        selection=config.model_dump(mode="json"),
-        mode=mode,
-        repair="+".join(methods) or "none",
-        repair_images=len(calibration) if methods else 0,
-        targets=targets.as_dict(),
-        steps=1,
-        groups=[
-            GroupPlan.of(
-                group.name,
-                {layer: at.tolist() for layer, at in group.members.items()},
-                selections[group.name],
-                list(range(group.n_channels)),
+    is_looked_at = methods or needs_images(config) or needs_damage(config, targets)
+    n_samples = repair_samples if is_looked_at else _EXAMPLES
+    share = first_samples(batches, -(-n_samples // ranks.count))
+    samples = ModelInputs.cat(ranks.all_of(share.to("cpu"))).first(n_samples).to(device)
+    with undisturbed(device):
+        example = samples.first(_EXAMPLES)
+        graph = channels_of(network, example)
+        groups = choose_groups(graph, layers, protect)
+        moments: Mapping[str, ClassMoments] = {}
+        if config.criterion == "separability":
+            moments = gather_moments(
+                network,
+                batches,
+                layers=_places(graph, groups),
+                classes=classes,
+                label_of=label_of,
+                state_path=state_path,
+                resume=resume,
+                progress=_batches(progress),
             )
-            for group in groups
-        ],
-        versions=versions(),
-        cost=_costs(graph, keep, len(example)),
-    )
-    pruned = _carried_out(network, graph, plan, calibration, progress)
-    ranks.as_first(pruned)
-    return ModelPruneResult(pruned, plan, moments)
+        calibration = Calibration(samples)
+        with observed(network):
+            select = partial(
+                observe_and_select,
+                network,
+                graph.with_biases() if set(methods) - {"bn"} else graph,
+                groups,
+                {group.name: _moments(graph, group, moments) for group in groups},
+                calibration,
+                config=config,
+                targets=targets,
+                original=full_cost(graph),
+                error_of=output_error,
+                devices=[device],
+                together=True,
+                progress=progress,
+            )
+            selections = ranks.on_first(select)
+        keep = {name: selection.keep.tolist() for name, selection in selections.items()}
+        plan = PruningPlan(
+            model_name=type(network).__name__,
+            model_sha256=fingerprint(network),
+            data_sha256=_digest(moments),
+            gathering=_account(moments),
+            selection=config.model_dump(mode="json"),
+            mode=mode,
+            repair="+".join(methods) or "none",
+            repair_images=len(calibration) if methods else 0,
+            targets=targets.as_dict(),
+            steps=1,
+            groups=[
+                GroupPlan.of(
+                    group.name,
+                    {layer: at.tolist() for layer, at in group.members.items()},
+                    selections[group.name],
+                    list(range(group.n_channels)),
+                )
+                for group in groups
+            ],
+            versions=versions(),
+            cost=_costs(graph, keep, len(example)),
+        )
+        pruned = _carried_out(network, graph, plan, calibration, progress)
+        plan = _with_biases_of(plan, graph, pruned)
+        ranks.as_first(pruned)
+        return ModelPruneResult(pruned, plan, moments)
 
 
 def apply_plan(
@@ -229,21 +235,22 @@ def apply_plan(
     network = unwrapped(model)
     n_samples = plan.repair_images or _REPAIR_SAMPLES
     samples = first_samples(batches, n_samples if methods else _EXAMPLES).to(_device(network))
-    graph = channels_of(network, samples.first(_EXAMPLES))
-    plan.require_fit(graph, type(network).__name__)
-    if fingerprint(network) != plan.model_sha256:
-        warnings.warn(
-            f"the plan was made for another {plan.model_name}: these are other weights",
-            stacklevel=2,
-        )
-    changes = {
-        "mode": mode or plan.mode,
-        "repair": "+".join(methods) or "none",
-        "repair_images": len(samples) if methods else 0,
-    }
-    plan = plan.model_copy(update=changes)
-    pruned = _carried_out(network, graph, plan, Calibration(samples), progress)
-    return ModelPruneResult(pruned, plan, {})
+    with undisturbed(_device(network)):
+        graph = channels_of(network, samples.first(_EXAMPLES))
+        plan.require_fit(graph, type(network).__name__)
+        if fingerprint(network) != plan.model_sha256:
+            warnings.warn(
+                f"the plan was made for another {plan.model_name}: these are other weights",
+                stacklevel=2,
+            )
+        changes = {
+            "mode": mode or plan.mode,
+            "repair": "+".join(methods) or "none",
+            "repair_images": len(samples) if methods else 0,
+        }
+        plan = plan.model_copy(update=changes)
+        pruned = _carried_out(network, graph, plan, Calibration(samples), progress)
+        return ModelPruneResult(pruned, plan, {})
 
 
 def channels_of(network: nn.Module, example: ModelInputs) -> ChannelGraph:
@@ -255,7 +262,13 @@ def channels_of(network: nn.Module, example: ModelInputs) -> ChannelGraph:
     try:
         with torch.no_grad(), observed(network):
             example.run(network)  # what it keeps for later calls must be real
-        graph = trace_channels(network, example)
+        in_training = bool(idle_modules(network, example))
+        graph = trace_channels(
+            network,
+            example,
+            training=in_training,
+            predicting=network if in_training else None,
+        )
     except InputError:
         raise
     except Exception as error:
@@ -390,6 +403,21 @@ def _costs(graph: ChannelGraph, keep: Mapping[str, Sequence[int]], n_samples: in
     return Costs(
         parameters=(before.parameters, after.parameters), flops=(before.flops, after.flops)
     )
+
+
+def _with_biases_of(plan: PruningPlan, graph: ChannelGraph, pruned: nn.Module) -> PruningPlan:
+    """Return a plan that counts the biases that repair has added."""
+    assert plan.cost is not None
+    modules: dict[str, Any] = dict(pruned.named_modules())
+    stays = graph.kept(plan.keep)
+    added = sum(
+        int(stays[use.outputs].sum())
+        for use in graph.uses.values()
+        if use.module.bias is None and modules[use.name].bias is not None
+    )
+    before, after = plan.cost.parameters
+    cost = plan.cost.model_copy(update={"parameters": (before, after + added)})
+    return plan.model_copy(update={"cost": cost})
 
 
 def _require_mode(mode: str) -> None:

@@ -49,7 +49,9 @@ def labelled_samples(
         features: ``[B, ..., C]``, with any number of axes of positions.
         labels: ``[B]``, one for each sample, whose positions are then reduced; or one for each
             position, ``[B, ...]``. A label map is scaled to the size of the features: each position
-            takes the label at its centre. What has a negative label is left out.
+            takes the label at its centre. What has a negative label is left out. Features of a
+            multiple of B samples, as of windows, patches or frames put into the batch, are those of
+            the first sample, then of the second, ...
         reduce: ``"mean"`` or ``"max"`` over the positions, or the one at the ``"center"``, the
             ``"first"`` or the ``"last"``; ``"auto"`` is the mean.
         mask: ``[B, T]``, which positions of a sequence are not padding: the others do not count.
@@ -57,6 +59,8 @@ def labelled_samples(
     Raises:
         InputError: If the labels fit neither the samples nor the positions.
     """
+    if labels.ndim == 1 and len(features) > len(labels) > 0 == len(features) % len(labels):
+        features = features.reshape(len(labels), -1, *features.shape[1:])
     positions = features.shape[1:-1]
     n_samples = len(features)
     if len(labels) != n_samples or labels.ndim not in (1, 1 + len(positions)):

@@ -132,6 +132,23 @@ class Pyramid(nn.Module):
         return self.head(x).mean((2, 3)) + self.head(x[:, :, ::2, ::2]).mean((2, 3))
 
 
+def test_samples_folded_into_the_batch_are_positions():
+    model, (x, labels) = classifier().eval(), (torch.randn(6, 4, 3, 8, 6), torch.arange(6) % 3)
+
+    class Frames(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x):
+            return self.inner(x.flatten(0, 1)).unflatten(0, (len(x), -1)).mean(1)
+
+    found = gather_moments(Frames().eval(), [(x, labels)], classes=CLASSES, layers=["inner.conv"])
+    with torch.no_grad():
+        features = model.conv(x.flatten(0, 1)).unflatten(0, (6, 4)).mean((1, 3, 4))
+    same_as(found["inner.conv"], [features[labels == k].double().numpy() for k in range(3)])
+
+
 def test_every_run_of_a_module_counts():
     model, batches = Pyramid().eval(), image_batches()
     found = gather_moments(model, batches, classes=CLASSES, layers=["head"])
@@ -231,7 +248,10 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_bits(tmp_path):
         ({"batches": []}, ("labelled samples", "none")),
         ({"batches": [(torch.randn(2, 3, 8, 6), torch.tensor([-1, -1]))]}, ("labelled", "none")),
         ({"batches": [(torch.randn(2, 3, 8, 6), torch.tensor([0.5, 1]))]}, ("labels", "integers")),
-        ({"batches": [(torch.randn(2, 3, 8, 6), torch.tensor([0]))]}, ("'conv'", "labels", "[2]")),
+        (
+            {"batches": [(torch.randn(2, 3, 8, 6), torch.tensor([0]))]},
+            ("labels", "2 samples", "[1]"),
+        ),
         ({"save_every": 0}, ("save_every", "1")),
         ({"resume": True}, ("resume", "state_path")),
     ],

@@ -223,6 +223,8 @@ def test_repair_makes_up_for_what_went(name):
     targets = {"target_params": 0.9} if name == "llama" else {"target_flops": 0.7}
     result = prune_model(model, batches, classes=N_CLASSES, **targets)
     before, after = result.plan.cost.flops if name != "llama" else result.plan.cost.parameters
+    count = sum(p.numel() for p in result.model.parameters())
+    assert result.plan.cost.parameters[1] == count  # with the biases that repair has added
     # Less where channels do no harm when they go.
     assert after / before <= next(iter(targets.values()))
     cut = apply_plan(model, result.plan, batches, repair="none").model

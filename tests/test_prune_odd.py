@@ -325,3 +325,82 @@ def test_lists_of_layers_are_lists(batches):
 def test_a_share_must_be_a_number(batches):
     with complains("target_flops", "number", "'0.5'"):
         prune_model(Siamese().eval(), batches, config=L1, target_flops="0.5")
+
+
+class Auxiliary(nn.Module):
+    """A second head that is there for training alone, behind a dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 12, 3)
+        self.drop, self.main, self.extra = nn.Dropout(0.3), nn.Conv2d(12, 5, 1), nn.Conv2d(12, 5, 1)
+
+    def forward(self, x):
+        x = self.a(x).relu()
+        main = self.main(self.b(x).relu())
+        return [main, self.extra(self.drop(x))] if self.training else [main]
+
+
+def test_heads_for_training_alone_follow(batches):
+    result = prune_model(Auxiliary().eval(), batches, config=L1, repair="none")
+    assert counts(result) == {"a": 7, "b": 7}
+    assert result.model.extra.in_channels == 7
+    main, extra = result.model.train()(batches[0][0])
+    (main.sum() + extra.sum()).backward()
+    assert result.model.extra.weight.grad is not None
+
+
+@pytest.mark.parametrize("around", [torch.inference_mode, functools.partial(torch.autocast, "cpu")])
+def test_what_is_switched_on_around_it_changes_nothing(batches, around):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    expected = prune_model(model, batches, config=L1)
+    with around():
+        found = prune_model(model, batches, config=L1)
+        again = apply_plan(model, found.plan, batches).model
+    assert found.plan == expected.plan
+    for network in (found.model, again):
+        for name, value in expected.model.state_dict().items():
+            assert torch.equal(network.state_dict()[name], value)
+    found.model(batches[0][0]).sum().backward()
+
+
+def test_texts_of_different_lengths_where_nothing_is_repaired():
+    model = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 4)).eval()
+    texts = [(torch.randn(4, length, 8), torch.arange(4) % 3) for length in (5, 7, 6)]
+    assert prune_model(model, texts, config=L1, repair="none").model[0].out_features == 7
+    with complains("one shape"):
+        prune_model(model, texts, config=L1)
+
+
+def test_a_tensor_that_is_not_of_samples_stays_whole():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 12), nn.Linear(12, 4)
+
+        def forward(self, x, mask):
+            return mask @ self.b(self.a(x).relu())
+
+    batches = [((torch.randn(4, 7, 8), torch.rand(7, 7)), torch.arange(4) % 3) for _ in range(2)]
+    result = prune_model(Masked().eval(), batches, config=L1)
+    assert result.model.a.out_features == 7
+
+
+class Gated(nn.Linear):
+    """A layer with an activation of its own, which is not 0 at 0."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.act = nn.Sigmoid()
+
+    def forward(self, x):
+        return self.act(super().forward(x))
+
+
+def test_layers_with_an_activation_of_their_own(batches):
+    model = nn.Sequential(nn.Flatten(), Gated(192, 12), Gated(12, 10), nn.Linear(10, 5)).eval()
+    result = prune_model(model, batches, config=L1)
+    assert [result.model[at].out_features for at in (1, 2)] == [7, 6]
+    zeroed = apply_plan(model, result.plan, batches, mode="zero").model
+    assert apart(zeroed, result.model, batches) < 1e-5

@@ -234,6 +234,49 @@ NETS = {
         {"a": 6},
         {},
     ),
+    "maxima, deviations and norms over places": (
+        lambda: Net(
+            lambda n, x: n.c(
+                (y := n.a(x)).amax((2, 3), keepdim=True)
+                + y.flatten(2).max(2, keepdim=True)[0].unsqueeze(3)
+                + torch.linalg.vector_norm(y, 2, (2, 3), keepdim=True)
+            ),
+            **{"a": conv(3, 6), "c": conv(6, 4)},
+        ),
+        {"a": 6},
+        {},
+    ),
+    "the largest of the channels": (
+        lambda: Net(
+            lambda n, x: n.c(n.a(x).max(1, keepdim=True)[0]), a=conv(3, 6), c=conv(1, 4)
+        ),
+        {},
+        {"a": "max"},
+    ),
+    "stacked": (
+        lambda: Net(
+            lambda n, x: n.c(torch.stack([n.a(x), n.b(x)], 1).sum(1)),
+            **{"a": conv(3, 6), "b": conv(3, 6), "c": conv(6, 4)},
+        ),
+        {"a": 6},
+        {},
+    ),
+    "a weight transposed": (
+        lambda: Net(
+            lambda n, x: n.d((n.a(tokens(x)) @ n.c.weight.T).relu()),
+            **{"a": linear(3, 6), "c": linear(6, 8, bias=False), "d": linear(8, 3)},
+        ),
+        {"a": 6, "c": 8},
+        {},
+    ),
+    "noise in the size of the maps": (
+        lambda: Net(
+            lambda n, x: n.c((y := n.a(x)) * torch.ones_like(y).mul_(0.5)),
+            **{"a": conv(3, 6), "c": conv(6, 4)},
+        ),
+        {"a": 6},
+        {},
+    ),
     "pooled over channels": (
         lambda: Net(
             lambda n, x: n.c(functional.max_pool1d(n.a(tokens(x)), 3, 1, 1)),
@@ -299,6 +342,38 @@ def test_heads_are_rows_of_query_key_and_value():
     assert {layer: rows.shape for layer, rows in three["q"].members.items()} == dict.fromkeys(
         "qkv", (4, 3)
     )
+
+
+@pytest.mark.parametrize("kind", ["attention", "weight_norm", "functional"])
+def test_operations_are_counted_wherever_the_weights_are(kind):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    torch.manual_seed(0)
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # whose operations the counter does not see
+    if kind == "attention":
+        encoder = nn.TransformerEncoderLayer(24, 4, 48, batch_first=True)
+        net = Net(lambda n, x: n.c(n.e(x.flatten(2))), e=encoder, c=linear(24, 5))
+        x = torch.rand(2, 3, 4, 6)
+    elif kind == "weight_norm":
+        normed = nn.utils.parametrizations.weight_norm(conv(6, 8))
+        net = Net(lambda n, x: n.c(n.b(n.a(x))), a=conv(3, 6), b=normed, c=conv(8, 4))
+        x = torch.rand(2, 3, 4, 4)
+    else:
+        net = Net(
+            lambda n, x: n.c(functional.linear(n.a(tokens(x)), n.b.weight)),
+            **{"a": linear(3, 6), "b": linear(6, 8), "c": linear(8, 4)},
+        )
+        x = torch.rand(2, 3, 4, 4)
+    try:
+        graph = trace_channels(net.eval(), x)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            net(x)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    counted = {str(op): count for op, count in counter.get_flop_counts()["Global"].items()}
+    expected = sum(n for op, n in counted.items() if "bmm" not in op and "attention" not in op)
+    assert graph.cost(graph.kept({})).flops == expected
 
 
 def test_operations_of_linear_layers_are_counted():

@@ -23,6 +23,16 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """Switch off, within the block, what the caller has switched on around it.
+
+    In inference mode operations cannot be followed, and autocast is one thread's alone.
+    """
+    with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
+        yield
+
+
+@contextmanager
 def observed(model: nn.Module) -> Iterator[nn.Module]:
     """Yield a network in evaluation mode, without gradients, whose hooks run.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -118,8 +118,10 @@ class ChannelGraph:
         twins: Names of groups that must keep equally many channels: the parts of a split.
         held: For every layer with output channels that must stay, why.
         other_parameters: Number of parameters outside of ``uses``.
+        other_flops: Operations of convolutions and linear layers outside of them.
         heads: Where channels are laid out as the heads of attention.
         normalized: For convolutions whose outputs nothing but one batch normalization reads, that.
+        biased: Modules that are counted as if they had a bias.
     """
 
     uses: Mapping[str, Use]
@@ -127,8 +129,10 @@ class ChannelGraph:
     twins: tuple[tuple[str, ...], ...]
     held: Mapping[str, str]
     other_parameters: int
+    other_flops: int
     heads: tuple[Heads, ...] = ()
     normalized: Mapping[str, str] = field(default_factory=dict)
+    biased: frozenset[str] = frozenset()
 
     def on(self, model: nn.Module) -> ChannelGraph:
         """Return the graph of another network with the same modules, such as a copy."""
@@ -146,6 +150,15 @@ class ChannelGraph:
         groups = tuple(group for group in self.groups if group.name not in reasons)
         twins = tuple(parts for parts in self.twins if not set(parts) & set(reasons))
         return replace(self, groups=groups, twins=twins, held=held)
+
+    def with_biases(self) -> ChannelGraph:
+        """Return the graph that counts the biases that repair may add."""
+        names = {
+            use.name
+            for use in self.uses.values()
+            if use.mixes and use.positions and use.name not in self.normalized
+        }
+        return replace(self, biased=frozenset(names))
 
     def __getitem__(self, name: str) -> ChannelGroup:
         return self._by_name[name]
@@ -207,12 +220,12 @@ class ChannelGraph:
         weights = n_out * np.where(costs.fixed > 0, costs.fixed, n_in) * costs.taps
         return Cost(
             parameters=self.other_parameters + int((weights + n_out * costs.biases).sum()),
-            flops=2 * int((weights * costs.positions).sum()),
+            flops=self.other_flops + 2 * int((weights * costs.positions).sum()),
         )
 
     @cached_property
     def _costs(self) -> _Costs:
-        return _Costs.of(list(self.uses.values()))
+        return _Costs.of(list(self.uses.values()), self.biased)
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +249,7 @@ class _Costs:
     positions: NDArray[np.int64]
 
     @classmethod
-    def of(cls, uses: Sequence[Use]) -> _Costs:
+    def of(cls, uses: Sequence[Use], biased: Collection[str]) -> _Costs:
         sides = [side for use in uses for side in (use.inputs, use.outputs)]
         rows = []
         for use in uses:
@@ -245,7 +258,8 @@ class _Costs:
             if use.is_convolution:
                 fixed = 0 if use.mixes else module.in_channels // module.groups
                 taps, positions = module.weight[0, 0].numel(), use.positions
-            rows.append((fixed, taps, module.bias is not None, positions))
+            has_bias = module.bias is not None or use.name in biased
+            rows.append((fixed, taps, has_bias, positions))
         return cls(
             np.concatenate(sides),
             np.cumsum([0, *map(len, sides)]),

@@ -53,6 +53,7 @@ def assemble(
     layer_of: Callable[[str], str],
     *,
     other_parameters: int,
+    other_flops: int,
 ) -> ChannelGraph:
     """Number the channels anew, one number for those that are the same, and group them.
 
@@ -62,6 +63,7 @@ def assemble(
         positions: How often each is applied.
         layer_of: The block that a module is part of.
         other_parameters: Parameters of modules that did not run.
+        other_flops: Operations with weights of no module that was followed.
     """
     runs, splits, held = trace.runs, trace.splits, trace.held
     for parts in splits:  # unequal parts are cut at fixed places
@@ -107,6 +109,7 @@ def assemble(
         tuple(sorted(named)),
         held_layers,
         other_parameters,
+        other_flops,
         tuple(heads.values()),
         trace.normalized,
     )

@@ -26,19 +26,26 @@ _KINDS = {
     "reshape": {
         *("view", "_unsafe_view", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand"),
     },
-    "reduction": {"mean", "sum", "amax", "amin"},
+    "reduction": {
+        *("mean", "sum", "amax", "amin", "max", "min", "std", "var", "logsumexp"),
+        "linalg_vector_norm",
+    },
     "halves": {"glu"},
     "softmax": {"_softmax", "_log_softmax", "_safe_softmax"},
     "cut": {"split", "split_with_sizes", "unbind", "select", "slice"},
     "cat": {"cat"},
+    "stack": {"stack"},
     # New tensors, of which only shape and type are taken from another.
     "fresh": {
         *("new_zeros", "new_ones", "new_empty", "new_full", "zeros_like", "ones_like"),
-        *("empty_like", "full_like", "new_empty_strided"),
+        *("empty_like", "full_like", "new_empty_strided", "rand_like", "randn_like"),
     },
 }
 # What of a weight is still that weight.
-WEIGHT_VIEWS = {"t", "transpose", "expand", "view", "_unsafe_view", "unsqueeze", "detach"}
+WEIGHT_VIEWS = {
+    *("t", "transpose", "permute", "expand", "view", "_unsafe_view", "unsqueeze", "detach"),
+    "_to_copy",
+}
 
 _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names}
 _N_AXES = re.compile("([123])d")
@@ -68,8 +75,9 @@ def changed_axes(func: Any, args: Any) -> set[int]:
 
 def reduced_dims(func: Any, args: Any, kwargs: Any) -> set[int] | None:
     """Return the axes that a reduction takes away; ``None`` if that is not said."""
-    dims = args[1] if len(args) > 1 else kwargs.get("dim")
-    if dims is None or isinstance(dims, torch.dtype):
+    at = 2 if func.overloadpacket.__name__ == "linalg_vector_norm" else 1
+    dims = args[at] if len(args) > at else kwargs.get("dim")
+    if dims is None or isinstance(dims, torch.dtype | torch.Tensor):
         return None
     n_axes = args[0].ndim
     return {dim % n_axes for dim in ([dims] if isinstance(dims, int) else dims)} or None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -116,7 +118,8 @@ def _fault(
     remove_channels(graph.on(rehearsal.model), stays)
     thinned = {heads.name for heads in graph.heads if not stays[heads.channels].all()}
     try:
-        after = _products(rehearsal)
+        with _quiet():
+            after = _products(rehearsal)
     except Exception as error:
         first = str(error).partition("\n")[0]
         return f"the network does not run with fewer ({type(error).__name__}: {first})"
@@ -126,6 +129,17 @@ def _fault(
         if fewer < _PRODUCTS_OF_ATTENTION * len(thinned):
             return "the network cuts fewer heads into as many as before"
     return None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep PyTorch from logging failures that are expected here."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def _products(rehearsal: Rehearsal) -> list[int]:

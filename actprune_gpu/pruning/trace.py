@@ -23,9 +23,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..inputs import ModelInputs, Rehearsal
 from . import operations
-from .graph import CONVOLUTIONS, NORMS, TRANSPOSED, ChannelGraph, Channels
+from .graph import CONVOLUTIONS, NORMS, ChannelGraph, Channels
 from .grouping import Run, Trace, assemble
 from .numbers import Numbers, SameAs, broadcast, compressed, full, tensors_in, varying
+from .places import Places, WeightOwners
+
+_WITH_BIAS = (*CONVOLUTIONS, *NORMS)
 
 
 def trace_channels(
@@ -55,12 +58,12 @@ def trace_channels(
     """
     example = ModelInputs((example,)) if isinstance(example, Tensor) else example
     rehearsal = Rehearsal(model, example, training=training)
+    network = rehearsal.model if predicting is None else deepcopy(predicting).eval()
+    places = Places(network)
     if predicting is None:
-        positions = _count_positions(rehearsal.model)
+        rehearsal.run(places)
     else:
-        network = deepcopy(predicting).eval()
-        positions = _count_positions(network)
-        with torch.inference_mode():
+        with torch.no_grad(), places:
             example.run(network)
     tracer = _Tracer(rehearsal.model)
     for name, module in rehearsal.model.named_modules():
@@ -72,31 +75,38 @@ def trace_channels(
     modules = dict(model.named_modules())
     counted = [modules[name] for name in tracer.runs]
     inside = {id(p) for module in counted for p in module.parameters()}
+    unfollowed = sum(
+        2 * count * modules[name].weight.numel()
+        for name, count in places.positions.items()
+        if name not in tracer.runs
+    )
     return assemble(
         tracer.trace(),
         modules,
-        positions,
+        places.positions,
         layer_of,
         other_parameters=sum(p.numel() for p in model.parameters() if id(p) not in inside),
+        other_flops=places.other_flops + unfollowed,
     )
 
 
-def _count_positions(model: nn.Module) -> dict[str, int]:
-    """Return, filled as it runs, at how many places a network applies each of its convolutions."""
-    positions: dict[str, int] = {}
+def idle_modules(model: nn.Module, example: ModelInputs) -> set[str]:
+    """Return the convolutions and linear layers that run in training, but not when it predicts.
 
-    def count(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            map_ = inputs[0] if isinstance(module, TRANSPOSED) else output
-            width = map_.shape[-1 if isinstance(module, nn.Linear) else 1]
-            positions[name] = positions.get(name, 0) + map_.numel() // width
-
-        return hook
-
-    for name, module in model.named_modules():
-        if isinstance(module, CONVOLUTIONS):
-            module.register_forward_hook(count(name))
-    return positions
+    Auxiliary heads, for instance. A network that cannot be trained on the example has none.
+    """
+    ran = []
+    for training in (False, True):
+        rehearsal = Rehearsal(model, example, training=training)
+        places = Places(rehearsal.model)
+        try:
+            rehearsal.run(places)
+        except Exception:
+            if training:
+                return set()
+            raise
+        ran.append(places.positions.keys())
+    return ran[1] - ran[0]
 
 
 class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -108,16 +118,12 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._splits: list[list[Channels]] = []
         self._views: list[tuple[str, Channels]] = []
         self._held: dict[int, str] = {}
-        # A tensor keeps its number alive, and its id taken, as long as the trace lasts.
-        self._owners: dict[int, tuple[Tensor, str]] = {}
-        self._biases: set[int] = set()
+        self._owners = WeightOwners(model)
+        self._biases = {
+            id(module.bias) for module in model.modules() if isinstance(module, _WITH_BIAS)
+        }
+        self._fresh_ones: dict[int, Tensor] = {}
         self._sharing = sharing_modules(model)
-        for name, module in model.named_modules():
-            if isinstance(module, (*CONVOLUTIONS, *NORMS)):
-                self._biases.add(id(module.bias))
-                for tensor in (module.weight, getattr(module, "running_mean", None)):
-                    if tensor is not None:
-                        self._owners[id(tensor)] = (tensor, name)
         self._numbers: dict[int, tuple[Tensor, Numbers]] = {}
         # What convolutions put out, and the batch normalizations that read it; "" for any other.
         self._written: dict[int, tuple[Tensor, str]] = {}
@@ -184,9 +190,9 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         answers = not any(True for _ in tensors_in(result))  # about a device or a number
         if kind != "normalization" and not answers:
             self.read((args, kwargs))
-        if name in operations.WEIGHT_VIEWS and id(args[0]) in self._owners:
-            self._owners[id(result)] = (result, self._owners[id(args[0])][1])
-        elif handler is not None:
+        if self._owners.follow(func, args, result):
+            return result
+        if handler is not None:
             with unset_fake_temporarily():
                 handler(func, args, kwargs, result)
         elif not answers:
@@ -239,23 +245,24 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name: str,
         result: Tensor | None = None,
     ) -> None:
-        owner = self._owners.get(id(weight))
+        owner = self._owners.of(weight)
         if owner is None:
             self._unknown(args, f"{name} without a module")
             return
-        if owner[1] in self._sharing:  # what went from one would be missing in the other
-            self.hold(args, f"{owner[1]} shares its parameters with another module")
-        if owner[1] in self.runs:  # a module that runs twice has one set of channels
-            before = self.runs[owner[1]]
+        if owner in self._sharing:  # what went from one would be missing in the other
+            self.hold(args, f"{owner} shares its parameters with another module")
+        if owner in self.runs:  # a module that runs twice has one set of channels
+            before = self.runs[owner]
             self._same_as.unite(torch.from_numpy(before.inputs), torch.from_numpy(inputs))
             self._same_as.unite(torch.from_numpy(before.outputs), torch.from_numpy(outputs))
         else:
-            self.runs[owner[1]] = Run(inputs, outputs)
+            self.runs[owner] = Run(inputs, outputs)
         if result is not None:
-            self._written[id(result)] = (result, owner[1])
+            self._written[id(result)] = (result, owner)
 
-    def _fresh(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-        pass
+    def _fresh(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
+        # Made in the size of another, as noise is: it fits whatever becomes of that.
+        self._fresh_ones[id(result)] = result
 
     def _convolution(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
         x, weight, groups = args[0], args[1], args[8]
@@ -271,9 +278,9 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _linear(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
         x, weight = args[-2:]
-        if not self._known(x) and id(weight) not in self._owners:
+        if not self._known(x) and self._owners.of(weight) is None:
             return
-        if id(weight) not in self._owners:
+        if self._owners.of(weight) is None:
             self._unknown(args, "a product of matrices")
             return
         inputs = self._along(x, x.ndim - 1, "a linear layer")
@@ -288,13 +295,13 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if channels is not None:
             self._set(result[0], self._numbers[id(args[0])][1])
             weight = args[1] if args[1] is not None else args[3]
-            self.read(args[0], self._owners[id(weight)][1] if id(weight) in self._owners else "")
+            self.read(args[0], self._owners.of(weight) or "")
             self._record(weight, channels, channels, args[0], "a normalization")
 
     def _products(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
         """Products of matrices, one a head: a head goes whole or not at all."""
         first, second = args[:2]
-        if id(second) in self._owners:  # a linear layer, on what does not lie in order
+        if self._owners.of(second) is not None:  # a linear layer, on what does not lie in order
             self._linear(func, args, kwargs, result)
             return
         if not self._known(first) and not self._known(second):
@@ -312,13 +319,20 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Channel by channel: the operands' channels become one."""
         operands = list(tensors_in((args, kwargs)))
         known = [x for x in operands if self._known(x)]
+        if operands and all(id(x) in self._fresh_ones for x in operands):
+            self._fresh(func, args, kwargs, result)
+            return
         if not known or not isinstance(result, Tensor):
             self._unknown((args, kwargs), func.overloadpacket.__name__)
             return
         dims = {d - x.ndim for x in known for d in varying(self._numbers[id(x)][1])}
         # Operands of one number (a scalar, or one for each image) do not tie channels; those of
         # many are parameters of the channels that nobody would shorten.
-        others = [x for x in operands if not self._known(x) and id(x) not in self._biases]
+        others = [
+            x
+            for x in operands
+            if not self._known(x) and id(x) not in self._biases and id(x) not in self._fresh_ones
+        ]
         if any(_extends(x, dims) for x in others):
             self._unknown((args, kwargs), func.overloadpacket.__name__)
             return
@@ -362,6 +376,8 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._set(result, self._numbers[id(args[0])][1])
             else:
                 self._unknown(args, func.overloadpacket.__name__)
+        elif id(args[0]) in self._fresh_ones:
+            self._fresh(func, args, kwargs, result)
 
     def _reshape(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
         """Views and permutations: the numbers take the same way."""
@@ -385,9 +401,10 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         x, numbers = args[0], self._numbers[id(args[0])][1]
         dims = operations.reduced_dims(func, args, kwargs)
-        if not isinstance(result, Tensor) or dims is None or varying(numbers) & dims:
+        if dims is None or varying(numbers) & dims:
             self._unknown(args, func.overloadpacket.__name__)
             return
+        result = result if isinstance(result, Tensor) else result[0]  # the other says where
         if result.ndim < x.ndim:
             left = [size for dim, size in enumerate(numbers.shape) if dim not in dims]
             numbers = numbers.reshape(left)
@@ -424,6 +441,17 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         moved = func(full(numbers, x), *args[1:], **kwargs)
         for part, of_part in zip(_listed(result), _listed(moved), strict=True):
             self._set(part, compressed(of_part))
+
+    def _stack(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
+        dim = (args[1] if len(args) > 1 else 0) % result.ndim
+        known = [self._numbers[id(part)][1] for part in args[0] if self._known(part)]
+        dims = set().union(*(varying(numbers) for numbers in known))
+        if any(part.shape[d] != 1 for part in args[0] if not self._known(part) for d in dims):
+            self._unknown(args, "stack")
+        elif known:
+            for numbers in known[1:]:
+                self._same_as.unite(known[0], numbers)
+            self._set(result, known[0].unsqueeze(dim))
 
     def _cat(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
         # PyTorch joins vectors without elements to tensors of any shape: caches begin as such.

@@ -93,7 +93,7 @@ def expand_channels(
                 writer_of[use.layer] = use
         for layer, last in writer_of.items():
             dropped = torch.from_numpy(np.flatnonzero(~stays[last.outputs]))
-            if len(dropped):
+            if len(dropped) and layer != last.name:  # else a block, whose outputs others read
                 _silence_activation(modules[layer], dropped, len(last.outputs))
 
 
