@@ -150,8 +150,18 @@ def tsne_of_distances(
         ((embedding, kl_divergence, _),) = backend.tsne(affinities, initial, 0, 1.0, [1.0])
         return TSNEResult(embedding, kl_divergence, n_iter, used)
     runs = backend.tsne(affinities, initial, n_iter, early_exaggeration, rates)
+    runs = [run for run in runs if run[0].isfinite().all()]
+    if not runs:
+        raise InputError(
+            "the embedding diverged: learning_rate, early_exaggeration or init is too large, got "
+            f"{learning_rate!r}, {early_exaggeration:g} and {_size_of(initial):g}"
+        )
     embedding, kl_divergence, done = min(runs, key=lambda result: result[1])
     return TSNEResult(embedding, kl_divergence, done, used)
+
+
+def _size_of(initial: Tensor) -> float:
+    return float(initial.abs().max())
 
 
 def _learning_rates(n_points: int, learning_rate: float | Literal["auto"]) -> list[float]:

@@ -15,6 +15,7 @@ from .errors import InputError
 from .kmedoids import kmedoids_sweep
 from .knee import KneeMethod, find_knee
 from .moments import ClassMoments
+from .scalars import real_number, whole_number
 from .selection import SelectionConfig, select_channels
 from .separability import jeffries_matusita
 from .silhouette import SilhouetteDefinition
@@ -37,7 +38,7 @@ class KMedoidsSweep(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     """k-medoids in the plane, with a number of clusters found by the knee of the silhouettes.
 
     Attributes:
-        n_clusters: k, in 1..N; found by itself if ``None``.
+        n_clusters: k, in 2..N-1; found by itself if ``None``.
         silhouette: Definition of the simplified silhouette: ``"mean"`` or ``"nearest"``.
         knee: How the curve of silhouettes is smoothed: ``"interp1d"`` or ``"polynomial"``.
         n_clusters_: k.
@@ -45,7 +46,7 @@ class KMedoidsSweep(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         medoid_indices_: ``[k]`` int64, ascending point numbers.
         cluster_centers_: ``[k, 2]`` the medoids.
         inertia_: Sum of the distances to the nearest medoids.
-        ks_: ``[K]`` every k, where it was found by itself.
+        ks_: ``[K]`` every k.
         scores_: ``[K]`` mean simplified silhouettes.
     """
 
@@ -85,8 +86,8 @@ class KMedoidsSweep(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         k = self.n_clusters
         if k is None:
             k = find_knee(self.ks_, self.scores_, method=self.knee).k
-        elif not 2 <= k < len(points):
-            raise InputError(f"n_clusters must be in 2..{len(points) - 1}, got {k}")
+        else:
+            k = whole_number(k, "n_clusters", 2, len(points) - 1)
         found = sweep.clustering(k)
         self.n_clusters_ = k
         self.labels_ = np.asarray(found.cluster_labels)
@@ -209,8 +210,9 @@ class SeparabilitySelector(SelectorMixin, BaseEstimator):  # type: ignore[misc]
         wanted = self.n_features_to_select
         if wanted is None:
             return None
-        count = wanted if wanted >= 1 else max(2, round(wanted * n_features))
-        if count != int(count) or not 2 <= count <= n_features:
+        wanted = real_number(wanted, "n_features_to_select")
+        count = max(2.0, round(wanted * n_features)) if 0.0 < wanted < 1.0 else wanted
+        if not (2 <= count <= n_features and count == int(count)):
             raise InputError(
                 f"n_features_to_select must be in 2..{n_features} or a share of 1, got {wanted}"
             )

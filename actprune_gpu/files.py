@@ -41,11 +41,18 @@ def require_folder(out: str | os.PathLike[str], *, may_hold_files: bool) -> Path
     """Return a folder for results, which need not exist yet.
 
     Raises:
-        InputError: If it is a file, or holds files and may not.
+        InputError: If it is a file, holds files and may not, or cannot be written to.
     """
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"out must be a folder, got the file {folder}")
     if folder.is_dir() and any(folder.iterdir()) and not may_hold_files:
         raise InputError(f"out must be an empty folder, got {folder} with files in it: use force")
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise InputError(
+            f"out must be a folder that can be written to, got {folder}: {error.strerror}"
+        ) from None
     return folder

@@ -14,6 +14,8 @@ from .errors import InputError
 from .scalars import whole_number
 
 _TILE = 1 << 24  # distances from points to medoids held at a time
+# Of the points, beyond which squares of distances leave the range of float64.
+_LARGEST_EXTENT, _SMALLEST_EXTENT = 1e150, 1e-150
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +81,19 @@ def _nearest(points: Tensor, medoids: Tensor) -> Tensor:
     return (distances == distances.amin(1, keepdim=True)).to(torch.uint8).argmax(1)
 
 
+def require_points(points: Tensor) -> None:
+    """Raise ``InputError`` unless distances between ``points [N, 2]`` can be calculated with."""
+    require_finite(points, "points")
+    if len(points):
+        lowest, highest = points.aminmax(dim=0)
+        extent = float((highest / 2.0 - lowest / 2.0).max())  # half of it, which is finite
+        if extent and not _SMALLEST_EXTENT <= extent <= _LARGEST_EXTENT:
+            raise InputError(
+                f"points must extend over {_SMALLEST_EXTENT:g}..{_LARGEST_EXTENT:g}, "
+                f"got about {extent:.3g}: scale them"
+            )
+
+
 def kmedoids_sweep(points: Array) -> KMedoidsSweep:
     """Cluster points in the plane round k medoids, for every k = 2..N-1.
 
@@ -87,7 +102,7 @@ def kmedoids_sweep(points: Array) -> KMedoidsSweep:
     Euclidean and rounded to 2^-30 of the extent of the points; the search is deterministic.
 
     Args:
-        points: ``[N, 2]`` finite numbers, N >= 3.
+        points: ``[N, 2]`` finite numbers, N >= 3, which extend over 1e-150 to 1e150 or not at all.
 
     Raises:
         InputError: If ``points`` does not fit.
@@ -106,7 +121,7 @@ def kmedoids_sweeps(sets: Sequence[Array]) -> list[KMedoidsSweep]:
     """
     values = [to_tensor(points, "points", "[N, 2]", torch.float64) for points in sets]
     for points in values:
-        require_finite(points, "points")
+        require_points(points)
         if len(points) < 3:
             raise InputError(f"points must be at least 3, got {len(points)}")
     if not values:

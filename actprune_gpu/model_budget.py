@@ -115,12 +115,15 @@ def _search(
 
 def _fit(candidate: Candidate, wish: float) -> int:
     """Return the number of channels nearest to a wish that minimum and rounding allow."""
-    config, highest = candidate.config, candidate.n_channels
-    lowest = min(config.min_channels, highest)
-    count = min(max(round(wish), lowest), highest)
-    step = config.round_to
-    nearest = max(round(count / step), -(-lowest // step)) * step
-    return min(nearest, highest)
+    highest, step = candidate.n_channels, candidate.config.round_to
+    nearest = round(min(max(round(wish), 0), highest) / step) * step
+    return max(min(nearest, highest), smallest(highest, candidate.config.min_channels, step))
+
+
+def smallest(n_channels: int, min_channels: int, round_to: int) -> int:
+    """Return the fewest channels that minimum and rounding allow of so many."""
+    lowest = min(min_channels, n_channels)
+    return min(-(-lowest // round_to) * round_to, n_channels)
 
 
 def equalized(counts: Mapping[str, int], twins: Sequence[Sequence[str]]) -> dict[str, int]:

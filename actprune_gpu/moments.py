@@ -20,6 +20,7 @@ from .arrays import Array, to_tensor
 from .backends import backend_of
 from .errors import InputError
 from .files import replace_file
+from .scalars import whole_number
 
 _FORMAT = "actprune_gpu.moments/1"
 
@@ -47,13 +48,15 @@ class ClassMoments:
     def zeros(
         cls, n_channels: int, class_names: Sequence[str], device: torch.device | str = "cpu"
     ) -> ClassMoments:
-        """Return the moments of no samples at all."""
+        """Return the moments of no samples at all.
+
+        Raises:
+            InputError: If there is no channel or no class.
+        """
         names = tuple(str(name) for name in class_names)
-        if n_channels < 1 or not names:
-            raise InputError(
-                "n_channels and class_names must not be empty, "
-                f"got {n_channels} channels and {len(names)} classes"
-            )
+        n_channels = whole_number(n_channels, "n_channels")
+        if not names:
+            raise InputError("class_names must not be empty, got none")
         shape = (len(names), n_channels)
         return cls(
             torch.zeros(shape, dtype=torch.int64, device=device),
@@ -66,7 +69,16 @@ class ClassMoments:
     def from_activations(
         cls, activations: Array, labels: Array, class_names: Sequence[str]
     ) -> ClassMoments:
-        """Return the moments of ``activations [N, C]`` with class numbers ``labels [N]``."""
+        """Return the moments of samples.
+
+        Args:
+            activations: ``[N, C]`` floating point.
+            labels: ``[N]`` integers in 0..L-1.
+            class_names: The names of the L classes.
+
+        Raises:
+            InputError: If an argument does not fit.
+        """
         values = _floating(activations, "activations", "[N, C]")
         moments = cls.zeros(values.shape[1], class_names, values.device)
         moments.update(values, labels)
@@ -150,6 +162,7 @@ class ClassMoments:
         Raises:
             InputError: If channels or classes differ.
         """
+        require_moments(other)
         if self.class_names != other.class_names or self.n_channels != other.n_channels:
             raise InputError(
                 "other must have the same channels and classes: "
@@ -166,8 +179,14 @@ class ClassMoments:
         return ClassMoments(count, mean, m2, self.class_names)
 
     def select(self, channels: Array) -> ClassMoments:
-        """Return the moments of some channels, ``[K]`` integers, in that order."""
+        """Return the moments of some channels, ``[K]`` integers, in that order.
+
+        Raises:
+            InputError: If there is none, or one is not in 0..C-1.
+        """
         index = to_tensor(channels, "channels", "[K]", torch.int64).to(self.count.device)
+        if not len(index):
+            raise InputError("channels must hold at least one, got none")
         _require_range(index, "channels", self.n_channels)
         return ClassMoments(
             self.count[:, index], self.mean[:, index], self.m2[:, index], self.class_names
@@ -187,7 +206,8 @@ class ClassMoments:
         Raises:
             InputError: If the channels cannot be divided so.
         """
-        if count < 1 or self.n_channels % count:
+        count = whole_number(count, "heads")
+        if self.n_channels % count:
             raise InputError(f"heads must divide the {self.n_channels} channels, got {count}")
         rows = torch.arange(self.n_channels).reshape(count, -1)
         return [self.select(column) for column in rows.T]
@@ -243,12 +263,13 @@ def save_moments(
 ) -> None:
     """Write the moments of several layers, and notes, into one safetensors file.
 
-    An existing file is replaced whole or not at all.
+    An existing file is replaced whole or not at all. Notes must not be called ``format`` or
+    ``class_names``, which the file has of its own.
     """
     from safetensors.torch import save
 
     tensors = {
-        f"{name}/{part}": getattr(layer, part).cpu().contiguous()
+        f"{name}/{part}": getattr(layer, part).cpu().contiguous().clone()  # no two share memory
         for name, layer in moments.items()
         for part in ("count", "mean", "m2")
     }

@@ -40,6 +40,7 @@ from .pruning.step import (
     needs_images,
     observe_and_select,
     remove_and_repair,
+    require_reach,
 )
 from .pruning.trace import idle_modules, trace_channels
 from .pruning.zero import expand_channels
@@ -146,6 +147,8 @@ def prune_model(
         example = samples.first(_EXAMPLES)
         graph = channels_of(network, example)
         groups = choose_groups(graph, layers, protect)
+        original = full_cost(graph)
+        require_reach(graph, groups, targets, original, config)
         moments: Mapping[str, ClassMoments] = {}
         if config.criterion == "separability":
             moments = gather_moments(
@@ -169,7 +172,7 @@ def prune_model(
                 calibration,
                 config=config,
                 targets=targets,
-                original=full_cost(graph),
+                original=original,
                 error_of=output_error,
                 devices=[device],
                 together=True,
@@ -259,9 +262,14 @@ def channels_of(network: nn.Module, example: ModelInputs) -> ChannelGraph:
     Raises:
         InputError: If the network cannot be followed, or nothing in it can go.
     """
-    try:
-        with torch.no_grad(), observed(network):
+    with torch.no_grad(), observed(network):
+        try:
             example.run(network)  # what it keeps for later calls must be real
+        except Exception as error:
+            raise InputError(
+                f"model must run on the first batch, got {_first_line(error)}"
+            ) from error
+    try:
         in_training = bool(idle_modules(network, example))
         graph = trace_channels(
             network,
@@ -272,9 +280,8 @@ def channels_of(network: nn.Module, example: ModelInputs) -> ChannelGraph:
     except InputError:
         raise
     except Exception as error:
-        first = str(error).partition("\n")[0]
         raise InputError(
-            f"model must run on the shapes of its inputs alone, got {type(error).__name__}: {first}"
+            f"model must run on the shapes of its inputs alone, got {_first_line(error)}"
         ) from error
     graph = rehearse(network, graph, example)
     with observed(network):
@@ -286,6 +293,10 @@ def channels_of(network: nn.Module, example: ModelInputs) -> ChannelGraph:
         reasons = reasons or "what its layers put out could not be followed"
         raise InputError(f"model must have channels that can go, got none ({reasons})")
     return graph
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def output_error(after: Any, before: Any) -> float:

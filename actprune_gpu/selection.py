@@ -253,7 +253,10 @@ class Candidate:
 
 def prepare(moments: SomeMoments, weights: SomeWeights, config: SelectionConfig) -> Candidate:
     """Check the arguments of `select_channels` and do the steps up to the embedding."""
-    layers = [moments] if isinstance(moments, ClassMoments) else list(moments)
+    if not isinstance(moments, Sequence):
+        require_moments(moments)
+        moments = [moments]
+    layers = list(moments)
     for layer in layers:
         require_moments(layer)
     if len({layer.n_channels for layer in layers}) != 1:
@@ -339,7 +342,9 @@ def _channel_weights(
         # Of these, activations alone are the layers' own.
         own = layers if kind == "activation" else layers[:1]
         values = _total([weights.of_kind(kind, layer) for layer in own])
-    elif isinstance(weights, list | tuple) and isinstance(weights[0], LayerWeights):
+    elif isinstance(weights, list | tuple) and isinstance((*weights, None)[0], LayerWeights):
+        if not all(isinstance(part, LayerWeights) for part in weights):
+            raise InputError("weights must all be LayerWeights where one of them is")
         if len(weights) != len(layers):
             raise InputError(
                 f"weights must be of the {len(layers)} layers of moments, got {len(weights)}"

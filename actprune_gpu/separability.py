@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .arrays import require_finite
 from .backends import backend_of
 from .backends.protocol import ClassStatistics
 from .errors import InputError
@@ -67,9 +68,12 @@ def class_statistics(
     """Return what the kernels need of the classes with samples, and the names of both kinds.
 
     Raises:
-        InputError: If fewer than two classes have samples, or ``std_floor`` is not positive.
+        InputError: If fewer than two classes have samples, ``std_floor`` is not positive, or the
+            moments are not finite, as of activations beyond 1e150.
     """
     require_moments(moments)
+    require_finite(moments.mean, "the mean of moments")
+    require_finite(moments.m2, "m2 of moments")
     std_floor = real_number(std_floor, "std_floor")
     if not std_floor > 0.0:
         raise InputError(f"std_floor must be positive, got {std_floor}")

@@ -6,9 +6,10 @@ from typing import Literal
 
 import torch
 
-from .arrays import Array, require_finite, to_tensor
+from .arrays import Array, to_tensor
 from .backends import backend_of
 from .errors import InputError
+from .kmedoids import require_points
 
 SilhouetteDefinition = Literal["mean", "nearest"]
 
@@ -26,7 +27,7 @@ def simplified_silhouette(
       the method's description). A point alone in its cluster, or with b = 0, scores 0.
 
     Args:
-        points: ``[N, 2]`` finite numbers.
+        points: ``[N, 2]`` finite numbers, as `kmedoids_sweep` takes them.
         medoids: ``[k]`` distinct point numbers, k >= 2.
         definition: What b is.
 
@@ -36,7 +37,7 @@ def simplified_silhouette(
     if definition not in ("mean", "nearest"):
         raise InputError(f"definition must be 'mean' or 'nearest', got {definition!r}")
     values = to_tensor(points, "points", "[N, 2]", torch.float64)
-    require_finite(values, "points")
+    require_points(values)
     chosen = to_tensor(medoids, "medoids", "[k]", torch.int64)
     n, k = values.shape[0], chosen.shape[0]
     in_range = k == 0 or (int(chosen.min()) >= 0 and int(chosen.max()) < n)

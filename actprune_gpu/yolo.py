@@ -46,6 +46,7 @@ from .pruning.step import (
     needs_images,
     observe_and_select,
     remove_and_repair,
+    require_reach,
 )
 from .pruning.zero import expand_channels
 from .scalars import whole_number
@@ -133,8 +134,8 @@ def prune(
             whose channels go together with theirs; all of them if left out.
         protect: Names or patterns of layers that keep all channels.
         config: How channels are selected; `yolo.DEFAULT_CONFIG` if left out.
-        target_flops: Share of the floating point operations that the model may keep, in (0, 1]. The
-            knees then say how the layers stand to each other, and the budget of ``config`` nothing.
+        target_flops: Share of the floating point operations that the model may keep, in (0, 1].
+            The layers share it as ``config.allocation`` says, and its budget does not count.
         target_params: The same for the parameters; with both, both hold.
         mode: ``"remove"`` takes the channels out of the tensors, ``"zero"`` leaves the shapes as
             they are. Both models compute the same.
@@ -166,6 +167,7 @@ def prune(
     targets = Targets(target_flops, target_params)
     steps = whole_number(steps, "steps")
     repair_images = whole_number(repair_images, "repair_images")
+    images = None if images is None else whole_number(images, "images")
     _require_mode(mode)
     ranks = Ranks.current()
     folder = ranks.on_first(lambda: require_folder(out, may_hold_files=force or resume))
@@ -174,6 +176,7 @@ def prune(
     graph = trace_model(checkpoint.model)
     chosen = choose_groups(graph, layers, protect)
     original = full_cost(graph)
+    require_reach(graph, chosen, targets, original, config)
     dataset = load_dataset(data, split, strict=strict)
     size = trained_image_size(checkpoint) if image_size is None else image_size
     calibration = None

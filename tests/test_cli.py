@@ -26,6 +26,13 @@ def pruned(shapes, tmp_path_factory):
     return out
 
 
+def raising(error):
+    def fail(*args, **settings):
+        raise error
+
+    return fail
+
+
 def assert_fails(capsys, status, *words):
     """Status 2 and one line on standard error that holds every word."""
     captured = capsys.readouterr()
@@ -159,7 +166,8 @@ def test_the_module_and_its_help_run():
         (["--target-flops", "1.5"], ["target_flops", "0..1", "1.5"]),
         (["--protect", "model.77"], ["model.77", "nearest"]),
         (["--layers", "model.6.cv9"], ["model.6.cv9", "nearest", "model.6.cv2"]),
-        (["--images", "0"], ["limit", "whole number from 1"]),
+        (["--images", "0"], ["images", "whole number from 1"]),
+        (["--target-flops", "0.001"], ["target_flops 0.001", "out of reach"]),
         (["--round-to", "0"], ["round_to", "1"]),
         (["--device", "cuda"], ["cuda", "GPU"]),
         (["--split", "nosplit"], ["nosplit"]),
@@ -175,6 +183,13 @@ def test_bad_options_are_one_line_and_status_2(shapes, tmp_path, capsys, options
     status = prune(shapes, tmp_path / "out", *options)
     assert_fails(capsys, status, *words)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_written_to_is_said_before_the_work(shapes, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("tempfile.TemporaryFile", raising(PermissionError(13, "Permission denied")))
+    status = prune(shapes, tmp_path / "a" / "b")
+    assert_fails(capsys, status, "out", "written to", "Permission denied")
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_missing_validation_split_is_said_before_the_work(shapes, tmp_path, capsys):
@@ -244,4 +259,8 @@ def test_an_interrupt_is_130_and_says_how_to_go_on(shapes, tmp_path, capsys, mon
         patch.setattr(Bars, "update", interrupt)
         assert prune(shapes, out, "--no-val", "--layers", "model.6.*") == 130
     assert "--resume" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr("actprune_gpu.report.write_report", raising(KeyboardInterrupt()))
+        assert run(["report", str(out)]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
     assert prune(shapes, out, "--no-val", "--layers", "model.6.*", "--resume") == 0

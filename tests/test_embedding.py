@@ -328,6 +328,8 @@ def test_bad_matrices_are_refused(x, words):
         ({"learning_rate": 0.0}, ["learning_rate", "0"]),
         ({"learning_rate": float("inf")}, ["learning_rate", "inf"]),
         ({"seed": -1}, ["seed", "-1"]),
+        ({"learning_rate": 1e30}, ["diverged", "learning_rate", "1e+30"]),
+        ({"init": torch.full((40, 2), 1e200, dtype=torch.float64)}, ["diverged", "init", "1e+200"]),
     ],
 )
 def test_bad_options_are_refused(options, words):

@@ -111,6 +111,12 @@ def test_bad_arguments():
     x, y = load_wine(return_X_y=True)
     with complains("n_features_to_select", "2..13", "20"):
         SeparabilitySelector(20).fit(x, y)
+    for wanted in (0, -3, -0.5, float("nan"), "3"):
+        with complains("n_features_to_select", wanted):
+            SeparabilitySelector(wanted).fit(x, y)
+    for wanted in (1, len(x), 2.5, "3"):
+        with complains("n_clusters", wanted):
+            KMedoidsSweep(wanted).fit(x[:, :2])
     with complains("weight", "anova", "'l1'"):
         SeparabilitySelector(weight="l1").fit(x, y)
     with complains("classes", "1"):

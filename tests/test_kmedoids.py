@@ -305,6 +305,9 @@ def spoilt(value):
         (torch.rand(0, 2), ["points", "3", "0"]),
         (spoilt(float("nan")), ["points", "finite"]),
         (spoilt(float("-inf")), ["points", "finite"]),
+        (torch.rand(9, 2, dtype=torch.float64) * 1e300, ["points", "extend", "1e-150"]),
+        (torch.rand(9, 2, dtype=torch.float64) * 1e-300, ["points", "extend", "1e-150"]),
+        ([[-1.7e308, 0.0], [1.7e308, 0.0], [0.0, 1.0]], ["points", "extend"]),
         (torch.zeros(5, 2, dtype=torch.complex64), ["points", "complex64"]),
         ([[0.0, 1.0], [0.0]], ["points", "list"]),
     ],
@@ -312,6 +315,18 @@ def spoilt(value):
 def test_bad_points_are_refused(points, words):
     with complains(*words):
         kmedoids_sweep(points)
+
+
+@pytest.mark.parametrize("scale", [2.0**-480, 2.0**480])
+def test_points_of_any_allowed_extent_are_clustered_alike(scale):
+    points = torch.as_tensor(uniform(20), dtype=torch.float64)
+    found, expected = kmedoids_sweep(points * scale), kmedoids_sweep(points)
+    assert torch.equal(found.loss, expected.loss * scale)
+    assert torch.equal(found.mss_mean, expected.mss_mean)
+    for k in (2, 9, 19):
+        assert torch.equal(
+            found.clustering(k).cluster_labels, expected.clustering(k).cluster_labels
+        )
 
 
 @pytest.mark.parametrize("k", [1, 0, -1, 10, 11])

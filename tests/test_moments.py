@@ -261,3 +261,26 @@ def test_moments_of_different_layers_do_not_merge():
         ClassMoments.zeros(4, class_names(2)).merge(ClassMoments.zeros(3, class_names(2)))
     with complains("class"):
         ClassMoments.zeros(4, ("a", "b")).merge(ClassMoments.zeros(4, ("a", "c")))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda m: m.select([]), ["channels", "at least one"]),
+        (lambda m: m.select([4]), ["channels", "0..3", "4"]),
+        (lambda m: m.heads("2"), ["heads", "'2'"]),
+        (lambda m: m.heads(3), ["heads", "4", "3"]),
+        (lambda m: m.merge(3), ["ClassMoments", "int"]),
+        (lambda m: ClassMoments.zeros("4", ["a"]), ["n_channels", "'4'"]),
+        (lambda m: ClassMoments.zeros(4, []), ["class_names", "empty"]),
+    ],
+)
+def test_bad_arguments_are_named(call, words):
+    with complains(*words):
+        call(ClassMoments.zeros(4, class_names(2)))
+
+
+def test_moments_of_two_layers_may_be_the_same(tmp_path):
+    one = ClassMoments.zeros(4, class_names(2))
+    save_moments(tmp_path / "two.safetensors", {"a": one, "b": one})
+    assert load_moments(tmp_path / "two.safetensors")[0] == {"a": one, "b": one}

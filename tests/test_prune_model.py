@@ -352,11 +352,15 @@ def test_heads_whose_number_is_not_found_stay(name, goes):
         ({"mode": "hide"}, ("mode", "remove", "hide")),
         ({"repair": "glue"}, ("repair", "glue")),
         ({"target_flops": 1.5}, ("target_flops", "0..1")),
+        ({"target_flops": 0.001}, ("target_flops 0.001", "out of reach")),
         ({"repair_samples": 0}, ("repair_samples", "1")),
         ({"batches": []}, ("batches", "empty")),
         ({"batches": iter(images(32))}, ("batches", "more than once")),
         ({"batches": [(1, 2, 3)]}, ("batches", "pairs", "3")),
-        ({"batches": [(torch.randn(4, 7, 32, 32), torch.zeros(4).long())]}, ("model", "run")),
+        (
+            {"batches": [(torch.randn(4, 7, 32, 32), torch.zeros(4).long())]},
+            ("model", "run on the first batch"),
+        ),
         (
             {"batches": [(torch.randn(4, 3, 32, 32), torch.zeros(4).long())]},
             ("at least 2 classes",),

@@ -235,3 +235,10 @@ def test_std_floor_must_be_positive(floor):
 def test_only_moments_have_a_separability():
     with complains("moments", "ClassMoments", "Tensor"):
         jeffries_matusita(torch.zeros(3, 3))
+
+
+def test_moments_that_are_not_finite_are_refused():
+    activations = torch.rand(20, 4, dtype=torch.float64) * 1e200
+    moments = ClassMoments.from_activations(activations, torch.arange(20) % 2, ["a", "b"])
+    with complains("m2", "finite"):
+        jeffries_matusita(moments)

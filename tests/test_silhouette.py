@@ -93,6 +93,7 @@ good = torch.rand(6, 2)
         (torch.rand(6), [0, 1], "mean", ["points", "6"]),
         (torch.rand(6, 3), [0, 1], "mean", ["points", "6, 3"]),
         (torch.full((6, 2), float("nan")), [0, 1], "mean", ["points", "finite"]),
+        (good.double() * 1e200, [0, 1], "nearest", ["points", "extend"]),
         (good, [[0, 1]], "mean", ["medoids", "1, 2"]),
         (good, [0.0, 1.0], "mean", ["medoids", "float32"]),
         (good, [0, 6], "mean", ["medoids", "6"]),

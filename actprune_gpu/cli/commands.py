@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 Force = Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")]
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
-NoVal = Annotated[bool, typer.Option("--no-val", help="Skip mAP and latency before and after.")]
+NoVal = Annotated[
+    bool,
+    typer.Option("--no-val", help="Skip measuring file size, latency and mAP before and after."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 ModeOption = Annotated[str, typer.Option(help="remove or zero.")]
 
@@ -115,7 +118,7 @@ def prune_command(
     from ..models.ultralytics.dataset import read_layout
     from ..pruning.folder import EFFECT_FILE, EFFECT_SCHEMA, PlanFolder
     from ..report import write_report
-    from .output import Bars, print_effect, print_files, print_plan
+    from .output import Bars, print_cost, print_effect, print_files, print_plan
 
     with processes(), _inputs(model, data) as (model_file, data_file), Bars() as bars:
         first = Ranks.current().rank == 0
@@ -148,7 +151,10 @@ def prune_command(
         if not first:
             return
         print_plan(result)
-        if not no_val:
+        if no_val:
+            assert result.plan.cost is not None
+            print_cost(result.plan.cost)
+        else:
             size = int(result.plan.gathering["image_size"])
             before, after = (
                 yolo.validate(file, data_file, size, resolve_device(device), split=val_split)

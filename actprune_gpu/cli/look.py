@@ -10,6 +10,7 @@ import typer
 from .commands import Device
 
 Folder = Annotated[Path, typer.Argument(help="Folder with a plan.json, from prune or apply.")]
+Pruned = Annotated[Path, typer.Argument(help="Folder from prune, with its moments.")]
 
 
 def report_command(folder: Folder) -> None:
@@ -42,7 +43,7 @@ def compare_command(
 
 
 def stability_command(
-    folder: Folder,
+    folder: Pruned,
     seeds: Annotated[int, typer.Option(help="Other starts of t-SNE to select from.")] = 10,
     resamples: Annotated[int, typer.Option(help="Draws of the images to select from.")] = 10,
     device: Device = "auto",

@@ -51,7 +51,7 @@ def run(arguments: list[str], application: typer.Typer = app) -> int:
             warnings.showwarning = _print_warning  # type: ignore[assignment]  # fewer names
             status = application(args=arguments, standalone_mode=False)
         # An interrupt comes back as a status or as an exception, depending on typer's version.
-        return _interrupted() if status == _INTERRUPTED else 0
+        return _interrupted(arguments) if status == _INTERRUPTED else 0
     except _UsageError as error:
         return _fail(error.format_message())
     except InputError as error:
@@ -60,11 +60,13 @@ def run(arguments: list[str], application: typer.Typer = app) -> int:
         name = f"{error.filename}: " if error.filename else ""
         return _fail(f"{name}{error.strerror or error}")
     except (KeyboardInterrupt, typer.Abort):
-        return _interrupted()
+        return _interrupted(arguments)
 
 
-def _interrupted() -> int:
-    typer.echo("interrupted; what was gathered is kept: go on with --resume", err=True)
+def _interrupted(arguments: list[str]) -> int:
+    resumes = arguments[:1] in (["prune"], ["train"])
+    kept = "; what was done is kept: go on with --resume" if resumes else ""
+    typer.echo(f"interrupted{kept}", err=True)
     return _INTERRUPTED
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..models.ultralytics.effect import Effect
+    from ..pruning.plan import Costs
     from ..report import PlanDifference, Stability
     from ..yolo import PruneResult
 
@@ -90,22 +91,39 @@ def print_plan(result: PruneResult) -> None:
     _console.print(table)
 
 
+class _Comparison(Table):
+    """A table of what was before and what is after."""
+
+    def __init__(self) -> None:
+        super().__init__(box=None, pad_edge=False)
+        for heading in ("", "before", "after", "ratio"):
+            self.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+
+    def compare(
+        self, name: str, old: float, new: float, form: str, ratio: float | None = None
+    ) -> None:
+        """Add a row; the ratio is that of both numbers if left out."""
+        share = new / old if ratio is None and old else ratio
+        self.add_row(name, form.format(old), form.format(new), f"{share:.3f}" if share else "")
+
+
+def print_cost(cost: Costs) -> None:
+    """Print what pruning has brought as far as nothing need be measured."""
+    table = _Comparison()
+    table.compare("parameters", *cost.parameters, "{:,}")
+    table.compare("GFLOPs", cost.flops[0] / 1e9, cost.flops[1] / 1e9, "{:.3f}")
+    _console.print(table)
+
+
 def print_effect(effect: Effect) -> None:
     """Print what pruning has brought: size, operations, latency and accuracy."""
     before, after = effect.before, effect.after
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", "before", "after", "ratio"):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-
-    def row(name: str, old: float, new: float, form: str, ratio: float | None = None) -> None:
-        share = new / old if ratio is None and old else ratio
-        table.add_row(name, form.format(old), form.format(new), f"{share:.3f}" if share else "")
-
-    row("parameters", before.parameters, after.parameters, "{:,}")
-    row("GFLOPs", before.gflops, after.gflops, "{:.3f}")
-    row("file, MB", before.file_bytes / 1e6, after.file_bytes / 1e6, "{:.2f}")
+    table = _Comparison()
+    table.compare("parameters", before.parameters, after.parameters, "{:,}")
+    table.compare("GFLOPs", before.gflops, after.gflops, "{:.3f}")
+    table.compare("file, MB", before.file_bytes / 1e6, after.file_bytes / 1e6, "{:.2f}")
     for part in ("median", "p20", "p80"):
-        row(
+        table.compare(
             f"latency {part}, ms",
             getattr(before.latency, part),
             getattr(after.latency, part),
@@ -114,7 +132,7 @@ def print_effect(effect: Effect) -> None:
         )
     for name, key in (("mAP50", "map50"), ("mAP50-95", "map50_95")):
         if before.accuracy and after.accuracy:
-            row(name, before.accuracy[key], after.accuracy[key], "{:.4f}")
+            table.compare(name, before.accuracy[key], after.accuracy[key], "{:.4f}")
     _console.print(table)
     print(f"{effect.image_size} pixels, one image, {effect.device}, {effect.threads} threads")
 

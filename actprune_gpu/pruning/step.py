@@ -16,7 +16,7 @@ from torch import nn
 from ..budget import Budget
 from ..errors import InputError
 from ..layers import select_layers
-from ..model_budget import equalized, share_out
+from ..model_budget import equalized, share_out, smallest
 from ..moments import ClassMoments
 from ..progress import Progress, part
 from ..scalars import real_number
@@ -80,6 +80,27 @@ class Targets:
 
     def __str__(self) -> str:
         return " and ".join(f"target_{name} {share:.3g}" for name, share in self.as_dict().items())
+
+
+def require_reach(
+    graph: ChannelGraph,
+    groups: Sequence[ChannelGroup],
+    targets: Targets,
+    original: Cost,
+    config: SelectionConfig,
+) -> None:
+    """Raise ``InputError`` if the groups at their smallest cost more than the targets allow."""
+    counts = {
+        group.name: smallest(group.n_channels, config.min_channels, config.round_to)
+        for group in groups
+    }
+    least = equalized(counts, graph.twins)
+    excess = targets.excess(graph.cost(counts_to_stays(graph, least)), original)
+    if excess > 1.0:
+        raise InputError(
+            f"{targets} is out of reach, the smallest model costs {excess:.3f} times that: "
+            "prune more layers, or lower min_channels or round_to"
+        )
 
 
 def needs_images(config: SelectionConfig) -> bool:
