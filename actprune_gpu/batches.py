@@ -67,11 +67,10 @@ def first_samples(batches: Iterable[Any], count: int) -> ModelInputs:
     n_samples = 0
     for batch in batches:
         inputs = inputs_of(batch)
-        tensors = list(inputs.tensors())
-        if not tensors:
+        if not any(tensor.ndim for tensor in inputs.tensors()):
             raise InputError(f"batches must hold tensors, got a {type(batch).__name__}")
         parts.append(inputs)
-        n_samples += len(tensors[0])
+        n_samples += len(inputs)
         if n_samples >= count:
             break
     if not parts:

@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +26,7 @@ from .reductions import (
     channels_last,
     labelled_samples,
     require_reduction,
+    unfolded,
 )
 from .scalars import whole_number
 
@@ -86,9 +86,9 @@ def gather_moments(
     """
     require_reduction(reduce)
     network = unwrapped(model)
-    names = tuple(
-        str(n) for n in (range(classes) if isinstance(classes, int | np.integer) else classes)
-    )
+    if not isinstance(classes, Iterable):
+        classes = [str(number) for number in range(whole_number(classes, "classes"))]
+    names = tuple(str(name) for name in classes)
     if not names:
         raise InputError("classes must not be empty, got none")
     save_every = whole_number(save_every, "save_every")
@@ -214,8 +214,6 @@ def _samples(
     if labels.numel() and int(labels.max()) >= n_classes:
         raise InputError(f"labels must lie in 0..{n_classes - 1}, got {int(labels.max())}")
     inputs = inputs_of(batch).to(device)
-    if len(labels) != len(inputs):
-        raise InputError(f"labels must be of the {len(inputs)} samples, got {list(labels.shape)}")
     modules = dict(network.named_modules(remove_duplicate=False))
     mask = inputs.kwargs.get("attention_mask")
     runs: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in settings.layers}
@@ -226,6 +224,8 @@ def _samples(
                 features, how = reduce(output, layer), "auto"
             else:
                 features, how = channels_last(output, modules[module_name(layer)]), reduce
+            if labels.ndim == 1:
+                features = unfolded(features, len(inputs))
             samples = labelled_samples(features, labels, how, mask)  # type: ignore[arg-type]
         except InputError as error:
             raise InputError(f"layer {layer!r}: {error}") from None

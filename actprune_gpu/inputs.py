@@ -49,7 +49,7 @@ class ModelInputs:
 
     def __len__(self) -> int:
         """Return the number of samples."""
-        return len(next(self.tensors()))
+        return len(next(tensor for tensor in self.tensors() if tensor.ndim))
 
     def is_of_samples(self, tensor: Tensor) -> bool:
         """Return whether a tensor among them has as many entries as there are samples."""

@@ -22,6 +22,7 @@ from .selection import (
     finish,
     prepare,
     score,
+    settings_of,
 )
 
 
@@ -52,7 +53,7 @@ def select_layers(
     Raises:
         InputError: If an argument does not fit; the message names the layer.
     """
-    config = config or SelectionConfig()
+    config = settings_of(config)
     missing = [name for name in moments if name not in weights]
     if missing:
         raise InputError(f"weights must have every layer of moments, got none for {missing[0]}")

@@ -45,7 +45,7 @@ from .pruning.step import (
 from .pruning.trace import idle_modules, trace_channels
 from .pruning.zero import expand_channels
 from .scalars import whole_number
-from .selection import SelectionConfig
+from .selection import SelectionConfig, settings_of
 from .versions import versions
 
 Mode = Literal["remove", "zero"]
@@ -129,13 +129,15 @@ def prune_model(
         InputError: If an argument does not fit, the network cannot be followed, or nothing in it
             can go.
     """
-    config = config or SelectionConfig(weight="reconstruct", allocation="damage")
+    config = settings_of(config, SelectionConfig(weight="reconstruct", allocation="damage"))
     methods = parse_repair(repair)
     targets = Targets(target_flops, target_params)
     _require_mode(mode)
     repair_samples = whole_number(repair_samples, "repair_samples")
-    if isinstance(batches, Iterator):
-        raise InputError("batches must be iterable more than once, got an iterator: pass a list")
+    if isinstance(batches, Iterator) or not isinstance(batches, Iterable):
+        raise InputError(
+            f"batches must be iterable more than once, got {type(batches).__name__}: pass a list"
+        )
     network = unwrapped(model)
     device = _device(network)
     ranks = Ranks.current()

@@ -40,6 +40,17 @@ def channels_last(features: Tensor, module: nn.Module) -> Tensor:
     return features.movedim(1, -1) if second else features
 
 
+def unfolded(features: Tensor, n_samples: int) -> Tensor:
+    """Return ``[B, ..., C]`` of features whose first axis is a multiple of the samples.
+
+    So it is where windows, patches or frames are put into the batch: those of the first sample,
+    then those of the second, ...
+    """
+    if len(features) == n_samples or len(features) % n_samples:
+        return features
+    return features.reshape(n_samples, -1, *features.shape[1:])
+
+
 def labelled_samples(
     features: Tensor, labels: Tensor, reduce: Reduction, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -49,9 +60,7 @@ def labelled_samples(
         features: ``[B, ..., C]``, with any number of axes of positions.
         labels: ``[B]``, one for each sample, whose positions are then reduced; or one for each
             position, ``[B, ...]``. A label map is scaled to the size of the features: each position
-            takes the label at its centre. What has a negative label is left out. Features of a
-            multiple of B samples, as of windows, patches or frames put into the batch, are those of
-            the first sample, then of the second, ...
+            takes the label at its centre. What has a negative label is left out.
         reduce: ``"mean"`` or ``"max"`` over the positions, or the one at the ``"center"``, the
             ``"first"`` or the ``"last"``; ``"auto"`` is the mean.
         mask: ``[B, T]``, which positions of a sequence are not padding: the others do not count.
@@ -59,8 +68,6 @@ def labelled_samples(
     Raises:
         InputError: If the labels fit neither the samples nor the positions.
     """
-    if labels.ndim == 1 and len(features) > len(labels) > 0 == len(features) % len(labels):
-        features = features.reshape(len(labels), -1, *features.shape[1:])
     positions = features.shape[1:-1]
     n_samples = len(features)
     if len(labels) != n_samples or labels.ndim not in (1, 1 + len(positions)):

@@ -208,7 +208,7 @@ def select_channels(
         InputError: If an argument does not fit, the layer has fewer than 3 channels, or fewer than
             two classes have samples.
     """
-    candidate = prepare(moments, weights, config or SelectionConfig())
+    candidate = prepare(moments, weights, settings_of(config))
     if candidate.embedded:
         candidate = score(candidate, kmedoids_sweep(candidate.embedded.embedding))
     return finish(candidate)
@@ -249,6 +249,21 @@ class Candidate:
             return 0.0
         share = self.knee.k / self.n_channels if self.knee else 0.5
         return float(self.n_channels * share ** (1.0 / scale))
+
+
+def settings_of(
+    config: SelectionConfig | None, default: SelectionConfig | None = None
+) -> SelectionConfig:
+    """Return the settings given, or else the default ones.
+
+    Raises:
+        InputError: If they are no `SelectionConfig`.
+    """
+    if config is None:
+        return default or SelectionConfig()
+    if not isinstance(config, SelectionConfig):
+        raise InputError(f"config must be a SelectionConfig, got {type(config).__name__}")
+    return config
 
 
 def prepare(moments: SomeMoments, weights: SomeWeights, config: SelectionConfig) -> Candidate:

@@ -50,7 +50,7 @@ from .pruning.step import (
 )
 from .pruning.zero import expand_channels
 from .scalars import whole_number
-from .selection import SelectionConfig
+from .selection import SelectionConfig, settings_of
 from .shards import shards_path
 from .versions import versions
 
@@ -160,7 +160,7 @@ def prune(
     Raises:
         InputError: If an input is bad. Nothing has been written then, except the moments.
     """
-    config = config or DEFAULT_CONFIG
+    config = settings_of(config, DEFAULT_CONFIG)
     where = resolve_device(device)
     require_engine(config.engine)
     methods = parse_repair(repair)

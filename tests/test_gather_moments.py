@@ -242,7 +242,10 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_bits(tmp_path):
         ({"layers": ["cnv"]}, ("cnv", "conv")),
         ({"layers": "conv"}, ("layers", "list")),
         ({"layers": []}, ("layers", "at least one")),
-        ({"classes": 0}, ("classes", "empty")),
+        ({"classes": 0}, ("classes", "whole number from 1", "0")),
+        ({"classes": []}, ("classes", "empty")),
+        ({"classes": 3.0}, ("classes", "whole number", "3.0")),
+        ({"model": None}, ("model", "Module", "NoneType")),
         ({"reduce": "median"}, ("reduce", "mean", "median")),
         ({"batches": [torch.randn(2, 3, 8, 6)]}, ("labels", "label_of")),
         ({"batches": []}, ("labelled samples", "none")),
@@ -250,16 +253,16 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_bits(tmp_path):
         ({"batches": [(torch.randn(2, 3, 8, 6), torch.tensor([0.5, 1]))]}, ("labels", "integers")),
         (
             {"batches": [(torch.randn(2, 3, 8, 6), torch.tensor([0]))]},
-            ("labels", "2 samples", "[1]"),
+            ("'conv'", "labels", "[2]"),
         ),
         ({"save_every": 0}, ("save_every", "1")),
         ({"resume": True}, ("resume", "state_path")),
     ],
 )
 def test_bad_arguments(changes, words):
-    arguments = {"batches": image_batches(1), "layers": ["conv"], "classes": 3} | changes
+    arguments = {"model": classifier(), "batches": image_batches(1), "layers": ["conv"]}
     with complains(*words):
-        gather_moments(classifier(), arguments.pop("batches"), **arguments)
+        gather_moments(**arguments | {"classes": 3} | changes)
 
 
 def test_a_layer_that_takes_no_part():

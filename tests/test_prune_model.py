@@ -356,6 +356,8 @@ def test_heads_whose_number_is_not_found_stay(name, goes):
         ({"repair_samples": 0}, ("repair_samples", "1")),
         ({"batches": []}, ("batches", "empty")),
         ({"batches": iter(images(32))}, ("batches", "more than once")),
+        ({"batches": None}, ("batches", "more than once", "NoneType")),
+        ({"config": "default"}, ("config", "SelectionConfig", "str")),
         ({"batches": [(1, 2, 3)]}, ("batches", "pairs", "3")),
         (
             {"batches": [(torch.randn(4, 7, 32, 32), torch.zeros(4).long())]},

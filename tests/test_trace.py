@@ -253,6 +253,11 @@ NETS = {
         {},
         {"a": "max"},
     ),
+    "the deviation of everything": (
+        lambda: Net(lambda n, x: n.c((y := n.a(x)) / y.var(False)), a=conv(3, 6), c=conv(6, 4)),
+        {},
+        {"a": "var"},
+    ),
     "stacked": (
         lambda: Net(
             lambda n, x: n.c(torch.stack([n.a(x), n.b(x)], 1).sum(1)),

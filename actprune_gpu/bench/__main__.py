@@ -23,7 +23,9 @@ def bench(
     ] = None,
     peers: Annotated[bool, typer.Option(help="Time the peers as well.")] = True,
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes, under a minute.")] = False,
-    repeats: Annotated[int, typer.Option(help="Paired repeats. [5; 3 with --quick]")] = 0,
+    repeats: Annotated[
+        int, typer.Option(help="Paired repeats. [5; 3 with --quick]", show_default=False)
+    ] = 0,
     device: Annotated[str, typer.Option(help="Time ours there, too: cpu, cuda, cuda:1.")] = "cpu",
     json: Annotated[Path | None, typer.Option(help="Write the rows here.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the rows here, as PNG or SVG.")] = None,

@@ -9,9 +9,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import InputError
+
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the network inside the wrappers of `torch.compile` and of data parallelism."""
+    """Return the network inside the wrappers of `torch.compile` and of data parallelism.
+
+    Raises:
+        InputError: If it is no network.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while True:
         if isinstance(model, parallel):

@@ -77,7 +77,7 @@ def reduced_dims(func: Any, args: Any, kwargs: Any) -> set[int] | None:
     """Return the axes that a reduction takes away; ``None`` if that is not said."""
     at = 2 if func.overloadpacket.__name__ == "linalg_vector_norm" else 1
     dims = args[at] if len(args) > at else kwargs.get("dim")
-    if dims is None or isinstance(dims, torch.dtype | torch.Tensor):
+    if dims is None or isinstance(dims, bool | torch.dtype | torch.Tensor):
         return None
     n_axes = args[0].ndim
     return {dim % n_axes for dim in ([dims] if isinstance(dims, int) else dims)} or None
