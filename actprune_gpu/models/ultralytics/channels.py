@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ def trace_model(model: nn.Module) -> ChannelGraph:
     parameter = next(model.parameters())
     predicting: Any = deepcopy(model)
     _drop_unused_branch(predicting.model[-1])
-    return trace_channels(
+    graph = trace_channels(
         model,
         parameter.new_zeros(1, 3, EXAMPLE_SIZE, EXAMPLE_SIZE),
         training=True,
@@ -65,6 +66,7 @@ def trace_model(model: nn.Module) -> ChannelGraph:
         holds=_fixes_channels,
         layer_of=layer_of,
     )
+    return replace(graph, other_flops=0)  # what decodes boxes does not count
 
 
 def at_size(cost: Cost, image_size: int) -> Cost:
