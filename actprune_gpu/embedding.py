@@ -154,14 +154,10 @@ def tsne_of_distances(
     if not runs:
         raise InputError(
             "the embedding diverged: learning_rate, early_exaggeration or init is too large, got "
-            f"{learning_rate!r}, {early_exaggeration:g} and {_size_of(initial):g}"
+            f"{learning_rate!r}, {early_exaggeration:g} and {float(initial.abs().max()):g}"
         )
     embedding, kl_divergence, done = min(runs, key=lambda result: result[1])
     return TSNEResult(embedding, kl_divergence, done, used)
-
-
-def _size_of(initial: Tensor) -> float:
-    return float(initial.abs().max())
 
 
 def _learning_rates(n_points: int, learning_rate: float | Literal["auto"]) -> list[float]:

@@ -93,12 +93,7 @@ def _search(
         wishes = {name: wish(name, scale) for name in candidates}
         return equalized({name: _fit(candidates[name], wishes[name]) for name in wishes}, twins)
 
-    lowest = cost(counts(0.0))
-    if lowest > 1.0:
-        raise InputError(
-            f"{target} is out of reach, the smallest model costs {lowest:.3f} times that: "
-            "prune more layers, or lower min_channels or round_to"
-        )
+    require_in_reach(cost(counts(0.0)), target)
     everything = {name: candidate.n_channels for name, candidate in candidates.items()}
     low, high = 0.0, 1.0
     # Channels that do no harm when they go are never kept, whatever the scale.
@@ -118,6 +113,15 @@ def _fit(candidate: Candidate, wish: float) -> int:
     highest, step = candidate.n_channels, candidate.config.round_to
     nearest = round(min(max(round(wish), 0), highest) / step) * step
     return max(min(nearest, highest), smallest(highest, candidate.config.min_channels, step))
+
+
+def require_in_reach(lowest: float, target: str) -> None:
+    """Raise ``InputError`` if the smallest model costs more than it may, in units of that."""
+    if lowest > 1.0:
+        raise InputError(
+            f"{target} is out of reach, the smallest model costs {lowest:.3f} times that: "
+            "prune more layers, or lower min_channels or round_to"
+        )
 
 
 def smallest(n_channels: int, min_channels: int, round_to: int) -> int:

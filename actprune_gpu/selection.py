@@ -357,7 +357,7 @@ def _channel_weights(
         # Of these, activations alone are the layers' own.
         own = layers if kind == "activation" else layers[:1]
         values = _total([weights.of_kind(kind, layer) for layer in own])
-    elif isinstance(weights, list | tuple) and isinstance((*weights, None)[0], LayerWeights):
+    elif isinstance(weights, list | tuple) and any(isinstance(w, LayerWeights) for w in weights):
         if not all(isinstance(part, LayerWeights) for part in weights):
             raise InputError("weights must all be LayerWeights where one of them is")
         if len(weights) != len(layers):

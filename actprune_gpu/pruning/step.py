@@ -16,7 +16,7 @@ from torch import nn
 from ..budget import Budget
 from ..errors import InputError
 from ..layers import select_layers
-from ..model_budget import equalized, share_out, smallest
+from ..model_budget import equalized, require_in_reach, share_out, smallest
 from ..moments import ClassMoments
 from ..progress import Progress, part
 from ..scalars import real_number
@@ -95,12 +95,8 @@ def require_reach(
         for group in groups
     }
     least = equalized(counts, graph.twins)
-    excess = targets.excess(graph.cost(counts_to_stays(graph, least)), original)
-    if excess > 1.0:
-        raise InputError(
-            f"{targets} is out of reach, the smallest model costs {excess:.3f} times that: "
-            "prune more layers, or lower min_channels or round_to"
-        )
+    cost = graph.cost(counts_to_stays(graph, least))
+    require_in_reach(targets.excess(cost, original), str(targets))
 
 
 def needs_images(config: SelectionConfig) -> bool:
