@@ -1,9 +1,13 @@
 """Compiled code on disk: current when the sources are, and no two functions share it."""
 
 import gc
+import os
+import subprocess
+import sys
 
 import numba
 import pytest
+import torch
 
 from actprune_gpu.backends.cpu import compile as compiling
 from actprune_gpu.backends.cpu import separability, tsne
@@ -57,3 +61,76 @@ def test_the_garbage_collector_rests_while_a_kernel_is_compiled(monkeypatch, was
     finally:
         gc.enable()
     assert seen == [False, False]
+
+
+NOWHERE = """
+import numba.core.caching as caching
+for locator in vars(caching).values():
+    if hasattr(locator, "from_function"):
+        locator.from_function = classmethod(lambda *arguments: None)
+"""
+ADD_UP = """
+import numpy, torch
+from actprune_gpu.backends.cpu.lanes import add_up
+from actprune_gpu.backends.cpu.ahead import Ahead
+torch.set_num_threads({n_threads})
+ahead = Ahead(add_up, {first_call!r})
+ahead.start()
+ahead.wait()
+add_up(numpy.ones(64), numpy.zeros(32))
+print(ahead._process is not None, sum(add_up.stats.cache_hits.values()))
+"""
+FIRST_CALL = (
+    "import numpy; from actprune_gpu.backends.cpu.lanes import add_up;"
+    "add_up(numpy.ones(64), numpy.zeros(32))"
+)
+
+
+def in_a_new_process(code, cache):
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "NUMBA_CACHE_DIR": str(cache)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    return run
+
+
+def test_kernels_run_where_nothing_can_be_written_to(tmp_path):
+    """As in a container that is read-only, where Numba would not even define the function."""
+    run = in_a_new_process(NOWHERE + ADD_UP.format(n_threads=2, first_call=FIRST_CALL), tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert run.stderr.count("set NUMBA_CACHE_DIR to a folder that can be written to") == 1
+
+
+@pytest.mark.parametrize(
+    ("n_threads", "first_call", "found"),
+    [(2, FIRST_CALL, ["True", "1"]), (1, FIRST_CALL, ["False", "0"]), (2, "1 / 0", ["True", "0"])],
+    ids=["another process", "one thread", "it fails"],
+)
+def test_another_process_compiles_ahead_or_else_this_one(tmp_path, n_threads, first_call, found):
+    code = ADD_UP.format(n_threads=n_threads, first_call=first_call)
+    assert in_a_new_process(code, tmp_path).stdout.split() == found
+    assert in_a_new_process(code, tmp_path).stdout.split() == ["False", "1"]  # it is on disk now
+
+
+def test_the_sweep_is_compiled_ahead_from_the_first_step_on(tmp_path):
+    code = """
+import torch
+from actprune_gpu.backends import backend_of
+from actprune_gpu.backends.cpu.kmedoids.sweep import ahead
+torch.set_num_threads(2)
+backend_of(torch.zeros(1))
+print(ahead._process is not None)
+ahead._process.kill()
+ahead.wait()
+"""
+    assert in_a_new_process(code, tmp_path).stdout.split() == ["True"]
+
+
+def test_what_is_called_ahead_is_what_the_sweep_calls():
+    exec(sweep.ahead._first_call, {})
+    compiled = list(sweep.chain.signatures)
+    sweep.kmedoids_sweep([torch.rand(40, 2)])
+    assert sweep.chain.signatures == compiled

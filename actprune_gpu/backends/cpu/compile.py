@@ -6,13 +6,15 @@ zero, which keeps loops from being vectorised; so does an index that could be ne
 must run fast index with ``np.uintp``. A `kernel` gets all its arrays from its caller, so it need
 not count references to them (``_nrt``), which took a fifth of the time of the k-medoids sweep and
 kept functions from being inlined. A `device` function is for kernels only: it has no way in from
-Python, which saves compile time. The code of kernels is cached on disk.
+Python, which saves compile time. The code of kernels is cached on disk, if there is a place for it.
 """
 
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Callable
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -58,27 +60,48 @@ def _digest_of_sources() -> str:
 _SOURCES = _digest_of_sources()
 
 
-def _compile(function: Function, **options: Any) -> Any:
+def _compile(function: Function, **options: Any) -> Function:
     options |= {"nogil": True, "error_model": "numpy", "_nrt": False}
-    return numba.njit(**options)(function)
+    compiled: Function = numba.njit(**options)(function)
+    return compiled
 
 
 def kernel(function: Function) -> Function:
     """Compile a function that Python calls and that allocates nothing."""
-    compiled = _compile(function, cache=True)
+    try:
+        compiled: Function = _compile(function, cache=True)
+    except RuntimeError:  # Numba's: neither the package's folder nor the user's can be written to
+        _warn_of_no_cache()
+        return _compile(function)
     # Numba takes compiled code for current as long as the function's own file stays the same, but
     # it holds inlined functions and constants of other files, too.
-    cache_file = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
-    if cache_file is not None:
+    if (cache_file := _cache_file(compiled)) is not None:
         cache_file._source_stamp = _SOURCES
-    result: Function = compiled
-    return result
+    return compiled
+
+
+def is_missing_on_disk(compiled: Function) -> bool:
+    """Return whether compiled code of a kernel could be on disk, and is not."""
+    cache_file = _cache_file(compiled)
+    return cache_file is not None and not cache_file._load_index()
+
+
+def _cache_file(compiled: Function) -> Any:
+    return getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+
+
+@cache
+def _warn_of_no_cache() -> None:
+    warnings.warn(
+        "compiled kernels cannot be kept, so every process compiles them anew: "
+        "set NUMBA_CACHE_DIR to a folder that can be written to",
+        stacklevel=2,
+    )
 
 
 def device(function: Function) -> Function:
     """Compile a function that only kernels call: their code on disk holds it."""
-    compiled: Function = _compile(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-    return compiled
+    return _compile(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 inlined: Callable[[Function], Function] = numba.njit(inline="always", error_model="numpy")

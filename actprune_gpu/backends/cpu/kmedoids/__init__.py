@@ -33,6 +33,6 @@ Distances are integers (fixed point): their sums are exact in any order, as long
 together, and looked at in blocks of 16; that order has no influence on the result.
 """
 
-from .sweep import kmedoids_sweep, simplified_silhouette
+from .sweep import ahead, kmedoids_sweep, simplified_silhouette
 
-__all__ = ["kmedoids_sweep", "simplified_silhouette"]
+__all__ = ["ahead", "kmedoids_sweep", "simplified_silhouette"]

@@ -22,6 +22,7 @@ from ...plane import (
     third_pass,
 )
 from ...protocol import Sweep
+from ..ahead import Ahead
 from ..compile import device, kernel
 from ..math import float_bits
 from ..threads import Tasks, map_items, n_threads
@@ -136,6 +137,12 @@ def chain(d, f, i, spare_f, spare_i, is_medoid, k, stop, step, crossed, best):
         record(f, i, k, best)
 
 
+ahead = Ahead(
+    chain,
+    f"import torch; from {__name__} import kmedoids_sweep; kmedoids_sweep([torch.eye(4)[:, :2]])",
+)
+
+
 class Points:
     """The points of a sweep, and room for chains to work on them."""
 
@@ -197,6 +204,7 @@ def in_segments(points: Points, best: Best, tasks: Tasks) -> None:
 
 
 def kmedoids_sweep(points: Sequence[Tensor]) -> list[Sweep]:
+    ahead.wait()
     return list(map_items(_sweep, points))
 
 

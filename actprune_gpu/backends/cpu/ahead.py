@@ -1,0 +1,52 @@
+"""Compiling in another process, while this one compiles and runs what comes first."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from .compile import Function, is_missing_on_disk
+from .threads import n_threads
+
+_ROOT = Path(__file__).parents[3]  # what this package was imported from
+
+
+class Ahead:
+    """A kernel that is compiled ahead of its first call.
+
+    Numba compiles one function at a time in a process; what another process leaves on disk is
+    loaded in this one. It only ever saves time: where the other cannot run, or fails, the kernel is
+    compiled when it is called.
+
+    Args:
+        kernel: What takes long to compile.
+        first_call: Python code that calls it.
+    """
+
+    def __init__(self, kernel: Function, first_call: str) -> None:
+        self._kernel = kernel
+        self._first_call = first_call
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Begin, unless it was compiled before or there is no second thread for that."""
+        is_python = Path(sys.executable or "").stem.startswith("python")  # no application with one
+        if n_threads() == 1 or not is_python or not is_missing_on_disk(self._kernel):
+            return
+        paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        with suppress(OSError):
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", self._first_call],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+
+    def wait(self) -> None:
+        """Return when the kernel is on disk, if it was begun."""
+        if self._process is not None:
+            self._process.wait()
