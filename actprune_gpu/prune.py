@@ -426,7 +426,7 @@ def _with_biases_of(plan: PruningPlan, graph: ChannelGraph, pruned: nn.Module) -
     added = sum(
         int(stays[use.outputs].sum())
         for use in graph.uses.values()
-        if use.module.bias is None and modules[use.name].bias is not None
+        if use.mixes and use.module.bias is None and modules[use.name].bias is not None
     )
     before, after = plan.cost.parameters
     cost = plan.cost.model_copy(update={"parameters": (before, after + added)})

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from actprune_gpu.pruning.graph import NORMS
+from actprune_gpu.pruning.kinds import is_normalization
 
 
 def yolo_network(name):
@@ -19,11 +19,15 @@ def yolo_network(name):
 def randomise(model):
     """As after training: no two channels alike, in running statistics too."""
     for module in model.modules():
-        if isinstance(module, NORMS):
-            nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.3)
+        if is_normalization(module):
+            if module.running_mean is not None:
+                nn.init.normal_(module.running_mean, std=0.1)
+                nn.init.uniform_(module.running_var, 0.5, 2.0)
+            if module.weight is not None:
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, std=0.3)
+        if isinstance(module, nn.PReLU):
+            nn.init.uniform_(module.weight, 0.1, 0.4)
     return model
 
 

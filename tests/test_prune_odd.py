@@ -207,6 +207,13 @@ def test_activations_in_place_are_followed(batches, activation):
     assert set(counts(result)) == {"0", "2"}
 
 
+@pytest.mark.parametrize("activation", [nn.PReLU, nn.LogSigmoid, nn.RReLU, nn.Softsign, nn.GELU])
+def test_activations_are_followed(batches, activation):
+    parts = conv(3, 12), activation(), conv(12, 10), nn.ReLU(), conv(10, 4)
+    result = prune_model(nn.Sequential(*parts).eval(), batches, config=L1)
+    assert set(counts(result)) == {"0", "2"}
+
+
 @dataclasses.dataclass
 class Output:
     features: Tensor

@@ -12,13 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..errors import InputError
+from .kinds import is_convolution, output_axis
 
 Channels = NDArray[np.int64]
-
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-# A linear layer is a convolution of a single tap.
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED, nn.Linear)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +24,10 @@ class Use:
     Attributes:
         name: Of the module.
         layer: Of the block that the module is part of, as users know it.
-        module: A convolution, a linear layer or a batch normalization.
+        module: A convolution, a linear layer, or what treats every channel by itself: a batch
+            normalization, say.
         inputs: ``[C_in]`` channel numbers; those of ``outputs`` for a module that treats every
-            channel by itself (batch normalization, depthwise convolution).
+            channel by itself (depthwise convolutions, too).
         outputs: ``[C_out]`` channel numbers.
         positions: Places at which a convolution is applied to the example, all images together,
             when the network predicts; 0 if only training needs it.
@@ -51,7 +48,12 @@ class Use:
     @property
     def is_convolution(self) -> bool:
         """Whether the module is a convolution, or a linear layer."""
-        return isinstance(self.module, CONVOLUTIONS)
+        return is_convolution(self.module)
+
+    @property
+    def output_axis(self) -> int:
+        """Along which axis the weights have the outputs; the inputs are along the other one."""
+        return output_axis(self.module) if self.mixes else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,14 +256,18 @@ class _Costs:
         rows = []
         for use in uses:
             module: Any = use.module
-            fixed, taps, positions = 1, int(module.weight is not None), 0
+            fixed, taps, positions = 1, int(_is_parameter(module, "weight")), 0
             if use.is_convolution:
                 fixed = 0 if use.mixes else module.in_channels // module.groups
                 taps, positions = module.weight[0, 0].numel(), use.positions
-            has_bias = module.bias is not None or use.name in biased
+            has_bias = _is_parameter(module, "bias") or use.name in biased
             rows.append((fixed, taps, has_bias, positions))
         return cls(
             np.concatenate(sides),
             np.cumsum([0, *map(len, sides)]),
             *np.array(rows, dtype=np.int64).T,
         )
+
+
+def _is_parameter(module: nn.Module, name: str) -> bool:
+    return isinstance(getattr(module, name, None), nn.Parameter)

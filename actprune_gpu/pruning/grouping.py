@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from .graph import ChannelGraph, ChannelGroup, Channels, Heads, Use
+from .kinds import is_normalization
 
 # Who writes a channel, and which parts of which splits it is in.
 _Key = tuple[tuple[str, ...], tuple[tuple[int, int], ...]]
@@ -217,6 +218,6 @@ def norms(graph: ChannelGraph) -> dict[str, str]:
         use.name: after.name
         for use, after in pairwise(uses)
         if use.is_convolution
-        and not after.is_convolution
+        and is_normalization(after.module)
         and np.array_equal(use.outputs, after.outputs)
     }

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..models.hooks import resolve_layers
 from ..moments import ClassMoments
 from ..weights import LayerWeights
-from .graph import TRANSPOSED, ChannelGraph, ChannelGroup, Channels
+from .graph import ChannelGraph, ChannelGroup, Channels
 from .grouping import norms
 from .subset import InputMoments, Ranking, rank_by_reconstruction, views_of
 
@@ -192,9 +192,7 @@ def _layer_weights(graph: ChannelGraph) -> dict[str, tuple[Tensor, Tensor, Tenso
         if not use.is_convolution:
             continue
         module: Any = use.module
-        filters = module.weight.detach()
-        if isinstance(module, TRANSPOSED) and use.mixes:
-            filters = filters.transpose(0, 1)
+        filters = module.weight.detach().transpose(0, use.output_axis)
         norm: Any = graph.uses[following[use.name]].module if use.name in following else None
         own = LayerWeights.from_filters(filters, getattr(norm, "weight", None))
         assert own.l1 is not None

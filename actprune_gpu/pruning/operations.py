@@ -16,6 +16,7 @@ _KINDS = {
     "same": {
         *("detach", "alias", "clone", "contiguous", "_to_copy", "lift_fresh", "native_dropout"),
         *("as_strided_", "hardswish", "hardswish_", "leaky_relu", "leaky_relu_"),
+        *("log_sigmoid_forward", "rrelu_with_noise"),
     },
     "maps": {
         *("max_pool_with_indices", "avg_pool", "_adaptive_avg_pool", "adaptive_max_pool"),
@@ -30,6 +31,7 @@ _KINDS = {
         *("mean", "sum", "amax", "amin", "max", "min", "std", "var", "logsumexp"),
         "linalg_vector_norm",
     },
+    "pointwise": {"_prelu_kernel"},  # PyTorch says so of most others
     "halves": {"glu"},
     "softmax": {"_softmax", "_log_softmax", "_safe_softmax"},
     "cut": {"split", "split_with_sizes", "unbind", "select", "slice"},

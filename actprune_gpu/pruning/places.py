@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import operations
-from .graph import CONVOLUTIONS, NORMS
+from .kinds import is_batch_norm, is_convolution
 
 
 class WeightOwners:
@@ -23,7 +23,7 @@ class WeightOwners:
             id(parameter): (parameter, None) for parameter in model.parameters()
         }
         for name, module in model.named_modules():
-            if isinstance(module, (*CONVOLUTIONS, *NORMS)):
+            if is_convolution(module) or is_batch_norm(module):
                 for tensor in (module.weight, getattr(module, "running_mean", None)):
                     if tensor is not None:
                         self._owners[id(tensor)] = (tensor, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .graph import NORMS, TRANSPOSED, ChannelGraph, Use
+from .graph import ChannelGraph, Use
 
 # What modules of attention call the number of their heads, and the width of all of them together.
 _HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "heads")
@@ -34,12 +35,10 @@ def remove_channels(graph: ChannelGraph, stays: NDArray[np.bool_]) -> None:
             )
             if len(inputs) == len(use.inputs) and len(outputs) == len(use.outputs):
                 continue
-            if isinstance(use.module, NORMS):
-                _shrink_norm(use.module, outputs)
-            elif isinstance(use.module, nn.Linear):
-                _shrink_linear(use.module, inputs, outputs)
-            else:
+            if use.is_convolution:
                 _shrink_convolution(use, inputs, outputs)
+            else:
+                _shrink_channelwise(use.module, outputs)
         for heads in graph.heads:
             numbers = heads.channels
             _shrink_heads(heads.module, len(numbers), int(stays[numbers].sum()))
@@ -63,35 +62,33 @@ def _shrink_heads(module: nn.Module, before: int, after: int) -> None:
 
 def _shrink_convolution(use: Use, inputs: Tensor, outputs: Tensor) -> None:
     module: Any = use.module
-    transposed = isinstance(module, TRANSPOSED)
-    axis_out, axis_in = (1, 0) if transposed else (0, 1)
     if use.mixes:
-        _select(module, "weight", inputs, axis_in)
-        _select(module, "weight", outputs, axis_out)
-        module.in_channels = len(inputs)
+        _select(module, "weight", inputs, 1 - use.output_axis)
+        _select(module, "weight", outputs, use.output_axis)
+        _note_width(module, ("in_channels", "in_features", "nx"), len(inputs))
     elif module.groups == module.out_channels:  # depthwise: a filter of one channel for each
         _select(module, "weight", outputs, 0)
         module.groups = module.in_channels = len(outputs)
-    module.out_channels = len(outputs)
     _select(module, "bias", outputs)
+    _note_width(module, ("out_channels", "out_features", "nf"), len(outputs))
 
 
-def _shrink_linear(module: nn.Linear, inputs: Tensor, outputs: Tensor) -> None:
-    _select(module, "weight", inputs, 1)
-    _select(module, "weight", outputs, 0)
-    _select(module, "bias", outputs)
-    module.in_features, module.out_features = len(inputs), len(outputs)
-
-
-def _shrink_norm(module: Any, outputs: Tensor) -> None:
+def _shrink_channelwise(module: nn.Module, outputs: Tensor) -> None:
     for name in ("weight", "bias", "running_mean", "running_var"):
         _select(module, name, outputs)
-    module.num_features = len(outputs)
+    _note_width(module, ("num_features", "num_parameters"), len(outputs))
+
+
+def _note_width(module: nn.Module, names: Sequence[str], width: int) -> None:
+    """Set what a module calls its number of channels."""
+    for name in names:
+        if hasattr(module, name):
+            setattr(module, name, width)
 
 
 def _select(module: nn.Module, name: str, index: Tensor, axis: int = 0) -> None:
     """Keep some rows of a parameter or buffer."""
-    old = getattr(module, name)
+    old = getattr(module, name, None)
     if old is None:
         return
     new = old.detach().index_select(axis, index.to(old.device)).clone()

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .graph import TRANSPOSED, ChannelGraph, Use
+from .graph import ChannelGraph, Use
+from .kinds import epsilon_of, is_conv1d
 from .least_squares import Moments, ridge
 from .lockstep import lockstep
 from .sampling import Calibration, Cells, patches, positions_of, rows_at
@@ -97,7 +98,7 @@ def repair(
 
 def _is_refitted(module: nn.Module) -> bool:
     """Return whether a module's weights are fitted anew; it must see what such modules see."""
-    return any(
+    return is_conv1d(module) or any(
         isinstance(module, kind) and type(module).forward is kind.forward for kind in _REFITTED
     )
 
@@ -117,11 +118,7 @@ class _Repair:
         self._stays = stays
         self._calibration = calibration
         self._methods = set(methods)
-        self._norm_of = {
-            convolution: norm
-            for convolution, norm in graph.normalized.items()
-            if self._modules[norm].running_mean is not None
-        }
+        self._norm_of = graph.normalized
         self._idle = {
             use.layer for use in graph.uses.values() if use.is_convolution and not use.positions
         }
@@ -145,7 +142,8 @@ class _Repair:
         if given.shape == inputs.shape and torch.equal(given, inputs):
             return  # nothing before it has changed
         if not use.is_convolution:
-            if "bn" in self._methods and self._modules[use.name].running_var is not None:
+            statistics = getattr(self._modules[use.name], "running_var", None)
+            if "bn" in self._methods and statistics is not None:
                 self._match(use, inputs, given)
         elif self._methods != {"bn"}:
             self._fit(use, inputs, outputs, given)
@@ -177,7 +175,7 @@ class _Repair:
         else:  # their means alone
             predict, constant = nothing, moments.response_mean
         before: Any = use.module
-        axis = 0 if isinstance(before, TRANSPOSED) else 1
+        axis = 1 - use.output_axis
         filters = before.weight.movedim((axis, 1 - axis), (0, 1))  # [C_in, C_out, ...]
         gone = filters[~kept][:, self._kept(use.outputs)].double()
         gained = torch.einsum("kr,ro...->ko...", predict, gone)
@@ -188,13 +186,13 @@ class _Repair:
     def _reconstruct(self, use: Use, given: Tensor, outputs: Tensor) -> Tensor:
         """Fit the weights to the outputs wanted; return what to add."""
         convolution = self._modules[use.name]
-        weight = convolution.weight
-        cells = self._cells(use, outputs, weight[0].numel())
+        filters = convolution.weight.transpose(0, use.output_axis)  # [C_out, C_in, ...]
+        cells = self._cells(use, outputs, filters[0].numel())
         seen = patches(given, convolution, cells)
         wanted = rows_at(outputs, cells, use.module)[:, self._kept(use.outputs)]
         moments = Moments.of(seen, wanted, cells[0] % _HOLD_OUT == 0)
-        fitted, intercept = ridge(moments, weight.flatten(1).double().T)
-        weight.copy_(fitted.T.reshape(weight.shape))
+        fitted, intercept = ridge(moments, filters.flatten(1).double().T)
+        filters.copy_(fitted.T.reshape(filters.shape))
         return intercept if convolution.bias is None else intercept - convolution.bias
 
     def _shift(self, use: Use, by: Tensor) -> None:
@@ -203,7 +201,9 @@ class _Repair:
         if convolution.bias is not None:
             convolution.bias.add_(by)
         elif use.name in self._norm_of:
-            self._modules[self._norm_of[use.name]].running_mean.sub_(by)
+            norm = self._modules[self._norm_of[use.name]]
+            if norm.running_mean is not None:  # else it takes off whatever mean there is
+                norm.running_mean.sub_(by)
         else:
             trained = convolution.weight.requires_grad
             convolution.bias = nn.Parameter(by.to(convolution.weight), requires_grad=trained)
@@ -212,6 +212,7 @@ class _Repair:
         """Give a batch normalization the statistics with which its outputs are as they were."""
         norm = self._modules[use.name]
         original: Any = use.module
+        epsilon = epsilon_of(original)
         kept = self._kept(use.outputs)
         cells = self._cells(use, given, 0)
         old, new = (rows_at(map_, cells, use.module).double() for map_ in (inputs, given))
@@ -221,10 +222,10 @@ class _Repair:
         old, new = old[seen], new[seen]
         old_var, old_mean = torch.var_mean(old[:, kept], 0)
         new_var, new_mean = torch.var_mean(new, 0)
-        std = (original.running_var[kept].double() + norm.eps).sqrt()
+        std = (original.running_var[kept].double() + epsilon).sqrt()
         scale = (new_var / old_var.clamp(min=1e-12)).sqrt().clamp(0.1, 10.0) * std
         shift = (old_mean - original.running_mean[kept]) / std
-        norm.running_var.copy_((scale.square() - norm.eps).clamp(min=0.0))
+        norm.running_var.copy_((scale.square() - epsilon).clamp(min=0.0))
         norm.running_mean.copy_(new_mean - shift * scale)
 
     def _kept(self, channels: NDArray[np.int64]) -> Tensor:

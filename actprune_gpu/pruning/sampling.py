@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..inputs import ModelInputs
+from .kinds import is_linear
 
 # The sample and the position of each place, [S] int64: n, y, x in an image, n, t in a sequence.
 Cells = tuple[Tensor, ...]
@@ -84,7 +85,7 @@ class Calibration:
 
 def channel_axis(module: nn.Module) -> int:
     """Return along which axis a module has its channels."""
-    return -1 if isinstance(module, nn.Linear) else 1
+    return -1 if is_linear(module) else 1
 
 
 def positions_of(map_: Tensor, module: nn.Module) -> tuple[int, ...]:
@@ -103,7 +104,7 @@ def patches(map_: Tensor, convolution: Any, cells: Cells) -> Tensor:
     Returns:
         ``[S, C * taps]``, in the order of the convolution's flattened filters.
     """
-    if isinstance(convolution, nn.Linear):
+    if is_linear(convolution):
         return rows_at(map_, cells, convolution)
     padding = _padding(convolution)
     n, *at = cells

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ..inputs import first_input
-from .graph import TRANSPOSED, ChannelGraph, ChannelGroup, Use
+from .graph import ChannelGraph, ChannelGroup, Use
 from .grouping import norms
+from .kinds import epsilon_of
 from .sampling import Calibration, channel_axis, positions_of, rows_at
 
 _ROWS_PER_CHANNEL = 64
@@ -189,12 +190,10 @@ def views_of(
 def _metric(use: Use, norm: Use | None) -> Tensor:
     """Return ``[C_in, C_in]``: products of a reader's weights, in units of normalized outputs."""
     module: Any = use.module
-    weight = module.weight.double()
-    if isinstance(module, TRANSPOSED):
-        weight = weight.movedim(0, 1)
+    weight = module.weight.double().transpose(0, use.output_axis)
     after: Any = norm and norm.module
     if after is not None and after.running_var is not None:
-        scale = (after.running_var.double() + after.eps).rsqrt()
+        scale = (after.running_var.double() + epsilon_of(after)).rsqrt()
         if after.weight is not None:
             scale = scale * after.weight.double()
         weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))

@@ -21,14 +21,13 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..inputs import ModelInputs, Rehearsal
+from ..inputs import ModelInputs, Rehearsal, first_input
 from . import operations
-from .graph import CONVOLUTIONS, NORMS, ChannelGraph, Channels
+from .graph import ChannelGraph, Channels
 from .grouping import Run, Trace, assemble
+from .kinds import is_batch_norm, is_channelwise, is_convolution, is_normalization
 from .numbers import Numbers, SameAs, broadcast, compressed, full, tensors_in, varying
 from .places import Places, WeightOwners
-
-_WITH_BIAS = (*CONVOLUTIONS, *NORMS)
 
 
 def trace_channels(
@@ -68,7 +67,7 @@ def trace_channels(
     tracer = _Tracer(rehearsal.model)
     for name, module in rehearsal.model.named_modules():
         module.register_forward_pre_hook(tracer.entering(name, holds(module)))
-        module.register_forward_hook(tracer.leaving(holds(module)))
+        module.register_forward_hook(tracer.leaving(name, holds(module)), with_kwargs=True)
     result = rehearsal.run(tracer)
     tracer.hold(outputs(result), "the network puts them out")
     tracer.read(result)
@@ -120,7 +119,9 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._held: dict[int, str] = {}
         self._owners = WeightOwners(model)
         self._biases = {
-            id(module.bias) for module in model.modules() if isinstance(module, _WITH_BIAS)
+            id(module.bias)
+            for module in model.modules()
+            if is_convolution(module) or is_batch_norm(module)
         }
         self._fresh_ones: dict[int, Tensor] = {}
         self._sharing = sharing_modules(model)
@@ -130,6 +131,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._readers: dict[str, set[str]] = {}
         self._same_as = SameAs()
         self._where: list[str] = []
+        self._whole = 0  # how many modules are at work whose operations are not looked at
         self._holding: list[str] = []
 
     def trace(self) -> Trace:
@@ -155,17 +157,23 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         def hook(module: nn.Module, inputs: Any) -> None:
             self._where.append(name)
+            self._whole += is_channelwise(module)
             if holds:
                 self._holding.append(f"{type(module).__name__} fixes their number")
                 self.hold(inputs, self._holding[-1])
 
         return hook
 
-    def leaving(self, holds: bool) -> Callable[[nn.Module, Any, Any], None]:
+    def leaving(self, name: str, holds: bool) -> Callable[[nn.Module, Any, Any, Any], None]:
         """Return the hook that notes that a module is done."""
 
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             self._where.pop()
+            if is_channelwise(module):
+                self._whole -= 1
+                reader = name if is_normalization(module) else ""
+                with unset_fake_temporarily():
+                    self._channelwise(first_input(args, kwargs), output, name, reader)
             if holds:
                 self.hold(output, self._holding.pop())
 
@@ -185,6 +193,8 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         name = func.overloadpacket.__name__
+        if self._whole:
+            return result
         kind = operations.kind_of(func)
         handler = getattr(self, f"_{kind}", None)
         answers = not any(True for _ in tensors_in(result))  # about a device or a number
@@ -238,14 +248,13 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _record(
         self,
-        weight: Tensor | None,
+        owner: str | None,
         inputs: Channels,
         outputs: Channels,
         args: Any,
         name: str,
         result: Tensor | None = None,
     ) -> None:
-        owner = self._owners.of(weight)
         if owner is None:
             self._unknown(args, f"{name} without a module")
             return
@@ -274,13 +283,14 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._set(result, torch.from_numpy(outputs).reshape(self._reach(result, 1)))
         if groups > 1 and not depthwise:
             self.hold((x, result), f"a convolution has {groups} groups")
-        self._record(weight, inputs, outputs, (x, result), "a convolution", result)
+        owner = self._owners.of(weight)
+        self._record(owner, inputs, outputs, (x, result), "a convolution", result)
 
     def _linear(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
-        x, weight = args[-2:]
-        if not self._known(x) and self._owners.of(weight) is None:
+        x, owner = args[-2], self._owners.of(args[-1])
+        if not self._known(x) and owner is None:
             return
-        if self._owners.of(weight) is None:
+        if owner is None:
             self._unknown(args, "a product of matrices")
             return
         inputs = self._along(x, x.ndim - 1, "a linear layer")
@@ -288,15 +298,18 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             outputs = self._new(result.shape[-1])
             shape = self._reach(result, result.ndim - 1)
             self._set(result, torch.from_numpy(outputs).reshape(shape))
-            self._record(weight, inputs, outputs, (x, result), "a linear layer", result)
+            self._record(owner, inputs, outputs, (x, result), "a linear layer", result)
 
     def _normalization(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-        channels = self._along(args[0], 1, "a normalization")
+        owner = self._owners.of(args[1] if args[1] is not None else args[3])
+        self._channelwise(args[0], result[0], owner, owner or "")
+
+    def _channelwise(self, x: Tensor, result: Tensor, owner: str | None, reader: str) -> None:
+        channels = self._along(x, 1, "a normalization")
         if channels is not None:
-            self._set(result[0], self._numbers[id(args[0])][1])
-            weight = args[1] if args[1] is not None else args[3]
-            self.read(args[0], self._owners.of(weight) or "")
-            self._record(weight, channels, channels, args[0], "a normalization")
+            self._set(result, self._numbers[id(x)][1])
+            self.read(x, reader)
+            self._record(owner, channels, channels, x, "a normalization")
 
     def _products(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
         """Products of matrices, one a head: a head goes whole or not at all."""

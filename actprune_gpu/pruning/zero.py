@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..arrays import Array, to_tensor
 from ..errors import InputError
-from .graph import TRANSPOSED, ChannelGraph, Use
+from .graph import ChannelGraph, Use
 
 
 def zero_channels(block: nn.Module, drop: Array) -> None:
@@ -101,7 +101,8 @@ def _expand(use: Use, reduced: Any, inputs: Tensor, outputs: Tensor) -> None:
     module: Any = use.module
     lost = torch.ones(len(use.outputs), dtype=torch.bool)
     lost[outputs] = False
-    if reduced.bias is not None and module.bias is None:  # repair has given it one
+    was_given_a_bias = use.mixes and module.bias is None and reduced.bias is not None
+    if was_given_a_bias:  # by repair
         module.bias = nn.Parameter(
             module.weight.new_zeros(len(use.outputs)), requires_grad=reduced.bias.requires_grad
         )
@@ -109,9 +110,10 @@ def _expand(use: Use, reduced: Any, inputs: Tensor, outputs: Tensor) -> None:
         if getattr(module, name, None) is not None:
             getattr(module, name)[outputs] = getattr(reduced, name)
     if module.weight is None:
-        module.running_mean[lost] = 0.0
-    elif use.is_convolution and use.mixes:
-        axis = 1 if isinstance(module, TRANSPOSED) else 0
+        if module.running_mean is not None:
+            module.running_mean[lost] = 0.0
+    elif use.mixes:
+        axis = use.output_axis
         # What reads a dropped channel ignores it: an activation may not map 0 to 0.
         module.weight.zero_()
         rows = module.weight.transpose(0, axis)
@@ -119,5 +121,5 @@ def _expand(use: Use, reduced: Any, inputs: Tensor, outputs: Tensor) -> None:
     else:
         module.weight[outputs] = reduced.weight
         module.weight[lost] = 0.0
-    if module.bias is not None:
+    if getattr(module, "bias", None) is not None:
         module.bias[lost] = 0.0
