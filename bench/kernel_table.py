@@ -15,15 +15,20 @@ from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from actprune_gpu.backends.cuda import binaries, sources  # noqa: E402
+from actprune_gpu.backends.cuda import binaries, kmedoids, sources, tsne  # noqa: E402
 
 PAGE = ROOT / "docs" / "kernels.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 SHARED_PER_MULTIPROCESSOR = {80: 164 << 10, 90: 228 << 10}
 WARPS, BLOCKS, REGISTERS = 64, 32, 65536
-# Dynamic shared memory with 2048 points, in bytes.
-DYNAMIC = {"tsne_optimise": 8 * 2048, "principal_axes": 16896, "kmedoids_chain": 88 * 2048,
-           "kmedoids_grow": 88 * 2048}  # fmt: skip
+POINTS = 2048
+# Dynamic shared memory with that many points, in bytes.
+DYNAMIC = {
+    "tsne_optimise": 8 * POINTS,
+    "principal_axes": tsne.TRIDIAGONAL_BYTES,
+    "kmedoids_chain": kmedoids.room_bytes(POINTS) * POINTS,
+    "kmedoids_grow": kmedoids.room_bytes(POINTS) * POINTS,
+}
 _USED = re.compile(
     r"Compiling entry function '(\w+)'.*?Used (\d+) registers(?:, used \d+ barriers)?"
     r"(?:, (\d+) bytes smem)?",

@@ -92,10 +92,20 @@ __device__ void cross(const Points& points, State& state, Shared& shared, int k,
   }
   __syncthreads();
   int last = k;
-  for (int j = 0; j < points.n; ++j) {
-    if (state.root[j] > 0) add(points, state, shared, last++, j);
+  const int lane = threadIdx.x % kLanes;
+  // Every warp looks through all chunks, and finds the same points in the same order.
+  for (int chunk = 0; chunk < points.n_chunks(); ++chunk) {
+    const int j = chunk * kLanes + lane;
+    unsigned found = __ballot_sync(kAllLanes, j < points.n && state.root[j] > 0);
+    for (; found; found &= found - 1) {
+      add(points, state, shared, last++, chunk * kLanes + __ffs((int)found) - 1);
+    }
   }
-  for (int j = 0; j < points.n; ++j) {
-    if (state.root[j] < 0) remove(points, state, shared, --last, j);
+  for (int chunk = 0; chunk < points.n_chunks(); ++chunk) {
+    const int j = chunk * kLanes + lane;
+    unsigned found = __ballot_sync(kAllLanes, j < points.n && state.root[j] < 0);
+    for (; found; found &= found - 1) {
+      remove(points, state, shared, --last, chunk * kLanes + __ffs((int)found) - 1);
+    }
   }
 }

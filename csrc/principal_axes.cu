@@ -41,6 +41,24 @@ __device__ double mean_of(const double* a, int n) {
   return butterfly(sum) / n;
 }
 
+// a -= factor b, four numbers read before any is written: what is written may be what is read next,
+// so each would wait for the one before.
+__device__ void subtract(double* a, const double* b, double factor, int n) {
+  constexpr int kAtOnce = 4;
+  int i = threadIdx.x;
+  for (; i + (kAtOnce - 1) * kLanes < n; i += kAtOnce * kLanes) {
+    double left[kAtOnce], right[kAtOnce];
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u) {
+      left[u] = a[i + u * kLanes];
+      right[u] = b[i + u * kLanes];
+    }
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u) a[i + u * kLanes] = left[u] - factor * right[u];
+  }
+  for (; i < n; i += kLanes) a[i] -= factor * b[i];
+}
+
 // A fixed start without a pattern (Knuth's multiplicative hash), made orthogonal to 1.
 __device__ void start_vector(double* v, int n) {
   for (int i = threadIdx.x; i < n; i += kLanes) {
@@ -64,7 +82,7 @@ __device__ bool lanczos_step(Tridiagonal& t, double* w, double* basis, double& l
     for (int other = 0; other <= step; ++other) {
       const double* v = basis + (long long)other * n;
       const double along = dot(w, v, n);
-      for (int i = threadIdx.x; i < n; i += kLanes) w[i] -= along * v[i];
+      subtract(w, v, along, n);
     }
   }
   const double beta = sqrt(dot(w, w, n));
@@ -193,13 +211,13 @@ extern "C" __global__ void __launch_bounds__(256, 4)
     centred_product(squared, row_mean, shared_mean, basis + (long long)step * n, w, n);
     grid_barrier(arrivals);
     if (leads && !lanczos_step(t, w, basis, largest, step, n_steps, n) && lane == 0) {
-      atomicExch(n_done, step + 1);
+      *n_done = step + 1;
     }
     grid_barrier(arrivals);
-    if (atomicAdd(n_done, 0) > 0) break;
+    if (*n_done > 0) break;
   }
   if (!leads) return;
-  const int m = atomicAdd(n_done, 0);
+  const int m = *n_done;
   jacobi(t, m);
   const int first = largest_but(t, m, -1), second = largest_but(t, m, first);
   largest = t.values[first][first] > 0.0 ? t.values[first][first] : 0.0;

@@ -13,7 +13,13 @@ import torch
 
 FILE = Path(__file__).with_suffix(".json")
 # Names, numbers of channels, classes, and iterations of t-SNE.
-SIZES = {"small": (24, 6, 60), "layer": (64, 20, 260), "wide": (400, 30, 300)}
+SIZES = {
+    "small": (24, 6, 60),
+    "layer": (64, 20, 260),
+    "wide": (400, 30, 300),
+    "segments": (700, 20, 60),  # of k, and more points than threads in a block
+    "large": (4500, 6, 10),  # more rows than warps on a device
+}
 
 
 def statistics(n_channels, n_classes):

@@ -3,7 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from cuda_device import CPU, DEVICE, ON_GPU, SEEDS, assert_equal, assert_result, backend, made, move
+from cuda_device import (
+    CPU,
+    DEVICE,
+    ON_GPU,
+    SEEDS,
+    assert_equal,
+    assert_result,
+    backend,
+    equal,
+    made,
+    move,
+)
 from digests import statistics
 
 from actprune_gpu.moments import ClassMoments
@@ -151,11 +162,23 @@ def test_tsne_past_the_exploration_and_when_the_gradient_vanishes():
     assert_equal("tsne", pair, start, 900, 1.0, [0.5])
 
 
-@pytest.mark.skipif(ON_GPU, reason="a GPU has the shared memory that it has")
-def test_tsne_where_the_coordinates_do_not_fit_into_shared_memory():
+def test_tsne_where_the_coordinates_do_not_fit_into_shared_memory(monkeypatch):
+    monkeypatch.setattr("actprune_gpu.backends.cuda.tsne._STATIC_SHARED", 2**30)
     distances = squared(40)
     p, start = made("affinities", distances, 9.0), made("principal_axes", distances)
-    assert_equal("tsne", p, start, 20, 12.0, [5.0], cuda=backend(shared_memory=1100))
+    assert_equal("tsne", p, start, 20, 12.0, [5.0])
+
+
+def test_layers_at_once_are_layers_one_after_another():
+    cuda = backend()
+    layers = [move(squared(n, n)) for n in (range(20, 180, 4) if ON_GPU else (5, 33, 12))]
+
+    def embedded(distances):
+        p = cuda.affinities(distances, (len(distances) - 1) / 4)
+        return cuda.tsne(p, cuda.principal_axes(distances), 20, 12.0, [5.0, 50.0])
+
+    at_once = list(cuda.map(embedded, layers))
+    assert equal(at_once, [embedded(distances) for distances in layers])
 
 
 SWEEPS = [(uniform, n) for n in (3, 4, 5, 33, 70)] + [(doubled, n) for n in (3, 17, 70)]

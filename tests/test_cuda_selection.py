@@ -6,7 +6,7 @@ import torch
 from cuda_device import DEVICE, ON_GPU, backend
 
 for package in ("numba", "kneed", "pydantic", "hypothesis"):
-    pytest.importorskip(package)
+    pytest.importorskip(package, exc_type=ImportError)  # Numba may refuse the NumPy that is there
 from helpers import moments_of, planted_moments, same  # noqa: E402
 
 from actprune_gpu import (  # noqa: E402

@@ -63,15 +63,59 @@ def test_sanitizers_see_every_tensor_as_an_allocation():
         "calls = []\n"
         "gpu.run = lambda *command, **variables: calls.append((command, variables)) or True\n"
         "gpu.shutil.which = lambda name, path: f'/opt/{name}'\n"
-        "assert set(gpu.check().values()) == {'passed'}\n"
-        "assert calls[0][0][1:3] == ('-m', 'pytest') and not calls[0][1]\n"
-        "for tool, (command, variables) in zip(gpu.SANITIZERS, calls[1:], strict=True):\n"
-        "    assert command[:3] == ('/opt/compute-sanitizer', '--tool', tool)\n"
-        "    assert variables == {'PYTORCH_NO_CUDA_MEMORY_CACHING': '1'}\n"
+        "assert gpu.sanitize('racecheck') == 'passed'\n"
+        "(tried, none), (command, variables) = calls\n"
+        "assert tried[-2:] == ('-c', gpu.SOMETHING) and not none\n"
+        "assert command[:3] == tried[:3] == ('/opt/compute-sanitizer', '--tool', 'racecheck')\n"
+        "assert variables == {'PYTORCH_NO_CUDA_MEMORY_CACHING': '1'}\n"
+        "gpu.run = lambda *command, **variables: 'pytest' not in command\n"
+        "print(gpu.sanitize('memcheck'))\n"
+        "gpu.run = lambda *command, **variables: False\n"
+        "print(gpu.sanitize('memcheck'))\n"
         "gpu.shutil.which = lambda name, path: None\n"
-        "print(gpu.check())\n"
+        "print(gpu.sanitize('memcheck'))\n"
     )
-    assert printed.count("compute-sanitizer is not installed") == 3
+    assert printed.splitlines() == [
+        "FAILED",
+        "compute-sanitizer does not work on this machine",
+        "compute-sanitizer is not installed",
+    ]
+
+
+def test_what_is_known_is_in_the_file_already(tmp_path):
+    """The tests fail and the timings are interrupted; the rest follows in another call."""
+    on_that_machine(
+        "import gpu, json, pathlib\n"
+        f"folder = pathlib.Path({str(tmp_path)!r}) / 'new'\n"
+        "gpu.torch.cuda.is_available = lambda: True\n"
+        "gpu.torch.cuda.get_device_name = lambda index: 'NVIDIA H100 80GB'\n"
+        "import actprune_gpu.backends.cuda.cupy_launcher as launchers\n"
+        "launchers.CupyLauncher = lambda index: type('Fake', (), {'loaded': {}, 'device': 0})()\n"
+        "def timings(kernels, limits, with_cpu):\n"
+        "    assert not with_cpu\n"
+        "    yield {'case': 'tsne'}\n"
+        "    raise KeyboardInterrupt\n"
+        "gpu.gpu_timings.timings = timings\n"
+        "gpu.gpu_timings.ceilings = lambda: {'bytes': 1.0}\n"
+        "gpu.subprocess.run = lambda *command, **options: 1 / 0\n"
+        "gpu.head = lambda: ''\n"
+        "gpu.run = lambda *command, **variables: False\n"
+        "sys.argv = ['gpu.py', 'tests', 'timings', '--no-cpu', '--out', str(folder)]\n"
+        "with pytest.raises(KeyboardInterrupt):\n"
+        "    gpu.main()\n"
+        "gpu.sanitize = lambda tool: 'passed'\n"
+        "sys.argv = ['gpu.py', 'sanitizers', '--out', str(folder)]\n"
+        "assert gpu.main() == 1\n"
+        "(file,) = folder.iterdir()\n"
+        "assert file.name.endswith('-nvidia-h100-80gb.json')\n"
+        "found = json.loads(file.read_text())\n"
+        "assert found['checks'] == {'tests': 'FAILED', **dict.fromkeys(gpu.SANITIZERS, 'passed')}\n"
+        "assert found['timings'] == [{'case': 'tsne'}] and found['ceilings']\n"
+    )
+
+
+def test_git_is_not_needed():
+    on_that_machine("import gpu; os.environ['PATH'] = ''; assert gpu.head() == ''")
 
 
 def test_the_timings_of_every_case():
@@ -85,10 +129,10 @@ def test_the_timings_of_every_case():
         "gpu_timings.milliseconds = once\n"
         "gpu_timings.yolov8x = lambda: [8, 12]\n"
         "limits = {gpu_timings.BYTES: 1e12, gpu_timings.OPERATIONS: 1e13}\n"
-        "rows = gpu_timings.timings(backend(), limits, 'cpu', (12,))\n"
+        "rows = list(gpu_timings.timings(backend(), limits, 'cpu', (12,)))\n"
         "assert len({row['case'] for row in rows}) == 9\n"
         "assert all(0 < row['share_of_ceiling'] and row['achieved'] > 0 for row in rows)\n"
-        "rows = gpu_timings.timings(backend(memory=1000), limits, 'cpu', (12,))\n"
+        "rows = list(gpu_timings.timings(backend(memory=1000), limits, 'cpu', (12,)))\n"
         "assert 'sweep of 12 points needs' in rows[0]['error']\n"
     )
     assert "cpu_milliseconds" not in rows

@@ -55,7 +55,6 @@ class CupyLauncher:
         self.loaded: dict[str, str] = {}
         self._kernels: dict[str, Any] = {}
         self._modules: dict[str, Any] = {}
-        self._granted: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def launch(
@@ -121,15 +120,16 @@ class CupyLauncher:
             if name not in self._kernels:
                 self._kernels[name] = self._module(sources.file_of(name)).get_function(name)
             kernel = self._kernels[name]
-            # Without being asked, a kernel gets 48 KiB, less what it declares itself.
-            if shared > self._granted.get(name, 0):
+            # Without being asked, a kernel gets 48 KiB, less what it declares itself. CuPy keeps
+            # kernels: another launcher may have asked.
+            if shared > kernel.max_dynamic_shared_size_bytes:
                 needed = shared + kernel.shared_size_bytes
                 if needed > self.shared_memory:
                     raise InputError(
                         f"{name} needs {needed} bytes of shared memory for a block, {self.device} "
                         f"has {self.shared_memory}: use fewer points"
                     )
-                kernel.max_dynamic_shared_size_bytes = self._granted[name] = shared
+                kernel.max_dynamic_shared_size_bytes = shared
         return kernel
 
     def _module(self, file: str) -> Any:

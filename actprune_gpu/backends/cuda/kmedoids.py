@@ -185,7 +185,7 @@ class _Sweeps:
         if not chains:
             return
         in_shared = self.launcher.shared_memory - _STATIC_SHARED
-        rooms = [-(-chain.n * _room_bytes(chain.n) // 16) * 16 for chain in chains]
+        rooms = [-(-chain.n * room_bytes(chain.n) // 16) * 16 for chain in chains]
         shared = max((room for room in rooms if room <= in_shared), default=0)
         apart = [0 if room <= in_shared else room for room in rooms]
         workspace = torch.empty(max(sum(apart), 1), dtype=torch.uint8, device=starts.device)
@@ -234,7 +234,7 @@ class _Sweeps:
         return Sweep(loss, self.mss_mean[rows].clone(), self.mss_nearest[rows].clone(), medoid_bits)
 
 
-def _room_bytes(n: int) -> int:
+def room_bytes(n: int) -> int:
     """Return the bytes for each point of a chain's state, and of the copy that kicks go back to."""
     return _STATE_BYTES + (_SAVED_BYTES if n < KICKED else 0)
 
@@ -250,7 +250,7 @@ def _bytes(n: int) -> int:
     """Return what a problem takes: distances, results, starts, and room for its chains."""
     n_words = -(-n // _LANES)
     n_chains = max(2 * len(segments(n, 2)), len(third_pass(n)), len(fourth_pass(n)))
-    return n * n * 6 + 3 * n * (n_words * 4 + 24) + n_chains * n * _room_bytes(n)
+    return n * n * 6 + 3 * n * (n_words * 4 + 24) + n_chains * n * room_bytes(n)
 
 
 def kmedoids_sweep(launcher: Launcher, points: Sequence[Tensor]) -> list[Sweep]:

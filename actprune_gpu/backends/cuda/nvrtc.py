@@ -57,8 +57,13 @@ def _compile(nvrtc: Any, file: str, options: tuple[str, ...], suffix: str) -> by
     program = nvrtc.createProgram(sources.text(file), file, (), ())
     try:
         nvrtc.compileProgram(program, options)
-        binary: bytes = (nvrtc.getCUBIN if suffix == "cubin" else nvrtc.getPTX)(program)
-        return binary
+        if suffix == "ptx":
+            text: bytes = nvrtc.getPTX(program)
+            return text
+        # CuPy takes the last byte for a terminating zero. It is the last of the program header: a
+        # zero, too, but one that must be there in a file.
+        cubin: bytes = nvrtc.getCUBIN(program)
+        return cubin + b"\0"
     except nvrtc.NVRTCError as error:
         log = " ".join(nvrtc.getProgramLog(program).split())[:500]
         raise BackendUnavailableError(f"NVRTC cannot compile {file}: {log}") from error

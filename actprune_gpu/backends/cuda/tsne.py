@@ -16,7 +16,7 @@ _BLOCK = 256
 _OPTIMISE_BLOCK = 512
 _STATIC_SHARED = 1024  # bytes, at least what the kernels declare
 _LANCZOS_STEPS = 32
-_TRIDIAGONAL_BYTES = 2 * 8 * _LANCZOS_STEPS * (_LANCZOS_STEPS + 1)
+TRIDIAGONAL_BYTES = 2 * 8 * _LANCZOS_STEPS * (_LANCZOS_STEPS + 1)
 
 
 def _blocks(n_rows: int, block: int) -> int:
@@ -47,7 +47,7 @@ def principal_axes(launcher: Launcher, squared: Tensor) -> Tensor:
     row_mean, w = squared.new_empty((2, n))
     axes = squared.new_empty((n, 2))
     arrivals, n_done = squared.new_zeros((2, 1), dtype=torch.int32)
-    resident = launcher.resident_blocks("principal_axes", _BLOCK, _TRIDIAGONAL_BYTES)
+    resident = launcher.resident_blocks("principal_axes", _BLOCK, TRIDIAGONAL_BYTES)
     launcher.launch(
         "principal_axes",
         min(_blocks(n, _BLOCK), resident),
@@ -61,7 +61,7 @@ def principal_axes(launcher: Launcher, squared: Tensor) -> Tensor:
         n_done,
         np.int32(n),
         np.int32(n_steps),
-        shared=_TRIDIAGONAL_BYTES,
+        shared=TRIDIAGONAL_BYTES,
         cooperative=True,
     )
     return axes
