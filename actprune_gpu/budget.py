@@ -89,6 +89,6 @@ def require_budget(budget: KeepBounds | None) -> None:
     except (TypeError, ValueError):
         raise InputError(f"budget must be two shares (low, high), got {budget!r}") from None
     if not (0.0 <= low <= 1.0 and 0.0 < high <= 1.0):
-        raise InputError(f"budget must lie inside 0..1, got {low:g}:{high:g}")
+        raise InputError(f"budget must lie inside 0..1 and end above 0, got {low:g}:{high:g}")
     if low > high:
         raise InputError(f"budget must not be crossed, got {low:g}:{high:g}")

@@ -1,4 +1,4 @@
-"""Pruning of Ultralytics YOLO detection models: a model file and a data set in, a model out."""
+"""Pruning of Ultralytics YOLO models: a model file and a data set in, a model out."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from .models.ultralytics.account import account_of
 from .models.ultralytics.calibration import affordable_images, load_calibration
 from .models.ultralytics.channels import at_size, shrink_model, trace_model
 from .models.ultralytics.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from .models.ultralytics.dataset import load_dataset
+from .models.ultralytics.dataset import Dataset, load_dataset
 from .models.ultralytics.effect import measure_effect
 from .models.ultralytics.gather import gather
-from .models.ultralytics.matching import known_classes
+from .models.ultralytics.matching import known_classes, model_classes
 from .models.ultralytics.predictions import prediction_error
 from .models.ultralytics.result import GatherResult
 from .models.ultralytics.together import gather_together
@@ -119,7 +119,10 @@ def prune(
     force: bool = False,
     progress: Progress | None = None,
 ) -> PruneResult:
-    """Prune a YOLO detection model on a labelled data set, and repair it without training.
+    """Prune a YOLO model on a labelled data set, and repair it without training.
+
+    It may be for detection, segmentation, poses or rotated boxes: what counts as found is decided
+    by boxes, of rotated ones by those that enclose them.
 
     Writes ``pruned.pt``, which ``ultralytics.YOLO`` opens anywhere, ``plan.json`` and
     ``moments.safetensors`` into ``out``. An interrupt leaves the moments gathered so far;
@@ -171,19 +174,22 @@ def prune(
     _require_mode(mode)
     ranks = Ranks.current()
     folder = ranks.on_first(lambda: require_folder(out, may_hold_files=force or resume))
-    _require_kept(model, folder)
     checkpoint = load_checkpoint(model)
+    _require_kept(model, folder)
     graph = trace_model(checkpoint.model)
     chosen = choose_groups(graph, layers, protect)
     original = full_cost(graph)
     require_reach(graph, chosen, targets, original, config)
     dataset = load_dataset(data, split, strict=strict)
+    _require_classes(dataset, checkpoint, images, config)
     size = trained_image_size(checkpoint) if image_size is None else image_size
     calibration = None
     looks = needs_images(config) or needs_damage(config, targets)
     if methods or looks:
         affordable = affordable_images(graph, size, where, repair_images)
         calibration = load_calibration(dataset.images[:affordable], size, where)
+    if resume and steps > 1:
+        _require_unfinished(folder, checkpoint)
     numbers = [graph.groups.index(group) for group in chosen]
     left = {number: np.arange(graph.groups[number].n_channels) for number in numbers}
     network = checkpoint.model.to(where)
@@ -303,12 +309,12 @@ def apply(
     """
     where = resolve_device(device)
     folder = require_folder(out, may_hold_files=force)
+    checkpoint = load_checkpoint(model)
     _require_kept(model, folder)
     if not isinstance(plan, PruningPlan):
         plan = PruningPlan.load(plan)
     _require_mode(mode or plan.mode)
     methods = parse_repair(plan.repair)
-    checkpoint = load_checkpoint(model)
     if checkpoint.fingerprint != plan.model_sha256:
         warnings.warn(
             f"the plan was made for another file: {plan.model_name}, "
@@ -343,6 +349,46 @@ def apply(
     changes = {"mode": mode or plan.mode, "repair": "+".join(methods) or "none"}
     plan = plan.model_copy(update=changes)
     return _write(checkpoint, graph, network.cpu(), plan, folder, None, None)
+
+
+def _require_classes(
+    dataset: Dataset, checkpoint: Checkpoint, images: int | None, config: SelectionConfig
+) -> None:
+    """Warn of classes that do not count; raise ``InputError`` if too few are left."""
+    names = dataset.class_names
+    numbers = np.array(model_classes(names, checkpoint.class_names))
+    unknown = [name for name, number in zip(names, numbers, strict=True) if number < 0]
+    if unknown:
+        warnings.warn(
+            f"{len(unknown)} of {len(names)} classes are none of the model's and do not count: "
+            f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}",
+            stacklevel=3,
+        )
+    elif {name.strip().lower() for name in names}.isdisjoint(
+        name.strip().lower() for name in checkpoint.class_names
+    ):
+        warnings.warn(
+            "the model knows none of the data set's class names: its numbers are taken to agree, "
+            f"{checkpoint.class_names[0]} for {names[0]} and so on",
+            stacklevel=3,
+        )
+    if config.criterion == "separability":
+        labels = np.concatenate([image.classes for image in dataset.images[:images]])
+        count = np.bincount(labels, minlength=len(names))
+        enough = [name for name, n in zip(names, count * (numbers >= 0), strict=True) if n >= 2]
+        if len(enough) < 2:
+            raise InputError(
+                "criterion separability needs two classes with two objects each, got "
+                f"{', '.join(enough) or 'none'}: use criterion reconstruct"
+            )
+
+
+def _require_unfinished(folder: Path, checkpoint: Checkpoint) -> None:
+    """Raise ``InputError`` if the moments of several steps have given way to those of the last."""
+    if not (folder / PLAN_FILE).is_file() or not (folder / MOMENTS_FILE).is_file():
+        return
+    if GatherResult.load(folder / MOMENTS_FILE).settings.model != checkpoint.fingerprint:
+        raise InputError(f"resume needs an unfinished run, the one in {folder} is finished")
 
 
 def _require_kept(model: str | os.PathLike[str], folder: Path) -> None:

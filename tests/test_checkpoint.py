@@ -99,7 +99,7 @@ def test_real_checkpoints(realdata, name):
         ([1, 2], ["bad.pt", "no model"]),
         ({"weights": 1}, ["bad.pt", "no model"]),
         ({"model": "yolov8n.yaml"}, ["bad.pt", "no model"]),
-        ({"model": nn.Sequential(nn.Conv2d(3, 3, 1))}, ["bad.pt", "detection", "Sequential"]),
+        ({"model": nn.Sequential(nn.Conv2d(3, 3, 1))}, ["bad.pt", "detect", "Sequential"]),
     ],
 )
 def test_files_that_are_no_checkpoint(tmp_path, content, words):
@@ -141,7 +141,7 @@ def test_a_model_of_another_task_is_named(tmp_path):
     }
     model = tasks.ClassificationModel(config, verbose=False)
     torch.save({"model": model}, tmp_path / "classifier.pt")
-    with complains("detection", "ClassificationModel", "'classify'"):
+    with complains("detect", "ClassificationModel", "'classify'"):
         load_checkpoint(tmp_path / "classifier.pt")
 
 

@@ -163,7 +163,7 @@ def test_the_module_and_its_help_run():
         (["--repair", "magic"], ["repair", "reconstruct", "magic"]),
         (["--repair-images", "0"], ["repair_images", "whole number from 1"]),
         (["--steps", "0"], ["steps", "whole number from 1"]),
-        (["--target-flops", "1.5"], ["target_flops", "0..1", "1.5"]),
+        (["--target-flops", "1.5"], ["target_flops", "at most 1", "1.5"]),
         (["--protect", "model.77"], ["model.77", "nearest"]),
         (["--layers", "model.6.cv9"], ["model.6.cv9", "nearest", "model.6.cv2"]),
         (["--images", "0"], ["images", "whole number from 1"]),
@@ -255,6 +255,10 @@ def test_an_interrupt_is_130_and_says_how_to_go_on(shapes, tmp_path, capsys, mon
             raise KeyboardInterrupt
 
     out = tmp_path / "out"
+    with monkeypatch.context() as patch:  # before there is anything to go on with
+        patch.setattr("actprune_gpu.yolo.trace_model", raising(KeyboardInterrupt()))
+        assert prune(shapes, out, "--no-val") == 130
+    assert capsys.readouterr().err.strip() == "interrupted"
     with monkeypatch.context() as patch:
         patch.setattr(Bars, "update", interrupt)
         assert prune(shapes, out, "--no-val", "--layers", "model.6.*") == 130

@@ -344,3 +344,47 @@ def test_a_data_set_without_labels(make_dataset):
     shutil.rmtree(file.parent / "labels")
     with complains("2 images", "usable label", "without labels"):
         load_dataset(file)
+
+
+def test_folders_are_looked_for_where_ultralytics_does(make_dataset, tmp_path, monkeypatch):
+    file = make_dataset(2)
+    elsewhere = tmp_path / "yaml" / "data.yaml"
+    elsewhere.parent.mkdir()
+    write_yaml(elsewhere, path=file.parent.name)
+    with complains("names the folder", "is not in"):
+        load_dataset(elsewhere)
+    monkeypatch.chdir(tmp_path)
+    assert len(load_dataset(elsewhere).images) == 2
+
+
+def test_descriptions_of_ultralytics_are_found_by_name(tmp_path, monkeypatch):
+    pytest.importorskip("ultralytics")
+    monkeypatch.setattr("ultralytics.utils.DATASETS_DIR", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with complains("coco8.yaml", "names the folder 'coco8'"):
+        load_dataset("coco8.yaml")
+    with complains("no data set file at none8.yaml"):
+        load_dataset("none8.yaml")
+
+
+def test_numbers_of_classes_may_be_text(make_dataset):
+    file = make_dataset(1)
+    write_yaml(file, names={str(n): name for n, name in enumerate(TINY_CLASSES)})
+    assert load_dataset(file).class_names == tuple(TINY_CLASSES)
+
+
+def test_of_objects_with_key_points_the_box_counts(make_dataset):
+    file = make_dataset(1)
+    (label,) = (file.parent / "labels" / "train").iterdir()
+    label.write_text("1 0.5 0.5 0.2 0.4 0.1 0.9 2 0 0 0\n0 0.5 0.5 0.2 0.4\n")
+    write_yaml(file, kpt_shape=[2, 3])
+    dataset = load_dataset(file)
+    assert dataset.images[0].classes.tolist() == [1]
+    assert np.allclose(dataset.images[0].boxes, [[0.4, 0.3, 0.6, 0.7]])
+    assert len(dataset.skipped.corrupt_label_rows) == 1
+
+
+@pytest.mark.parametrize("shape", [3, [2], [0, 3], [2, 4], ["2", 3], {}])
+def test_shapes_of_key_points_that_are_none(make_dataset, shape):
+    with complains("kpt_shape", repr(shape)):
+        load_dataset(write_yaml(make_dataset(1), kpt_shape=shape))

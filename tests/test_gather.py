@@ -12,7 +12,7 @@ from helpers import complains
 from actprune_gpu.models.hooks import capture_outputs
 from actprune_gpu.models.ultralytics.checkpoint import conv_blocks, load_checkpoint
 from actprune_gpu.models.ultralytics.dataset import load_dataset
-from actprune_gpu.models.ultralytics.detector import Detector
+from actprune_gpu.models.ultralytics.detector import Detector, _inside
 from actprune_gpu.models.ultralytics.gather import gather
 from actprune_gpu.models.ultralytics.images import WINDOW, load_windows, to_input
 from actprune_gpu.models.ultralytics.matching import match_objects
@@ -64,6 +64,10 @@ def test_predictions_are_those_of_yolo_predict(tiny_checkpoint, checkpoint, make
         expected = theirs[0].boxes
         assert len(ours) == len(expected) > 0
         torch.testing.assert_close(ours[:, 4], expected.conf, rtol=1e-3, atol=1e-6)
+        left, top, right, bottom = image.edges.tolist()
+        sides = torch.tensor([right - left, bottom - top] * 2)
+        relative = (_inside(ours[:, :4], image.edges) - image.edges[[0, 1, 0, 1]]) / sides
+        torch.testing.assert_close(relative.float(), expected.xyxyn, rtol=1e-3, atol=1e-4)
         assert detector.find([image]).predictions == len(expected)
     torch.set_num_threads(threads)  # YOLO.predict sets it for the process
 

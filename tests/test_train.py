@@ -18,7 +18,7 @@ pytest.importorskip("ultralytics")
 
 from actprune_gpu.models.ultralytics.channels import shrink_model, trace_model
 from actprune_gpu.models.ultralytics.checkpoint import load_checkpoint, save_checkpoint
-from actprune_gpu.models.ultralytics.train import TASKS, train
+from actprune_gpu.models.ultralytics.train import train
 
 # Opens and runs checkpoints where this package cannot be imported.
 ELSEWHERE = """
@@ -258,12 +258,10 @@ def test_other_heads_are_trained(name, data, tmp_path, offline):
         label.write_text(rows)
     before = tree(data.parent)
     result = train(file, data, out=tmp_path / "out", **QUICK | {"epochs": 1, "image_size": 32})
-    trained = load_checkpoint(result.best, tasks=TASKS)
+    trained = load_checkpoint(result.best)
     assert shapes(trained.model) == shapes(model)
     assert trained.task == model.task
     assert tree(data.parent) == before
-    with complains("detection model", model.task):
-        load_checkpoint(result.best)
 
 
 def test_bad_inputs(pruned, data, make_dataset, tmp_path):
@@ -304,6 +302,27 @@ def test_bad_inputs(pruned, data, make_dataset, tmp_path):
     with complains("detect, segment, pose, obb", "'classify'"):
         train(classifier, data, out=tmp_path / "new")
     assert os.listdir(out) == ["mine.txt"]
+
+
+@pytest.mark.parametrize("fault", ["optimizer", "trainer"])
+def test_what_cannot_begin_leaves_an_earlier_training(pruned, data, tmp_path, monkeypatch, fault):
+    once = QUICK | {"epochs": 1}
+    new, old = tmp_path / "new", tmp_path / "old"
+    train(pruned, data, out=old, **once)
+    before = tree(old)
+    if fault == "trainer":
+        monkeypatch.setattr(
+            "actprune_gpu.models.ultralytics.train.trainer_class", lambda task: lambda **_: 1 / 0
+        )
+        bad = once
+    else:
+        bad = once | {"optimizer": "foo"}
+    for out in (new, old):
+        with complains("Ultralytics cannot train", str(data)):
+            train(pruned, data, out=out, force=True, **bad)
+    assert not new.exists()
+    kept = {name: content for name, content in before.items() if "results.csv" not in str(name)}
+    assert kept.items() <= tree(old).items()
 
 
 def test_a_forced_training_begins_anew(pruned, data, tmp_path):

@@ -1,6 +1,7 @@
 """From a model file and a data set to a pruned model: `actprune_gpu.yolo`."""
 
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -8,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import yaml
 from helpers import complains
 from networks import difference, run
 
@@ -340,6 +342,55 @@ def test_an_interrupted_later_step_goes_on(shapes, tmp_path):
     for name in ("model", "plan"):
         assert resumed.files[name].read_bytes() == whole.files[name].read_bytes(), name
     assert not list(out.glob("step-*"))
+    with complains("resume needs an unfinished run", "is finished"):
+        yolo.prune(CHECKPOINT, shapes, out=out, resume=True, **settings)
+
+
+@pytest.mark.parametrize("criterion", ["l1", "separability"])
+def test_few_images_do_not_make_channels_look_dispensable(shapes, tmp_path, criterion):
+    """Four images have fewer cells than channels in the last maps."""
+    result = yolo.prune(
+        CHECKPOINT,
+        shapes,
+        out=tmp_path,
+        config=yolo.DEFAULT_CONFIG.model_copy(update={"criterion": criterion}),
+        target_flops=1.0,
+        images=16,
+        repair_images=4,
+    )
+    assert {len(group.keep) - group.channels for group in result.plan.groups} == {0}
+
+
+def with_names(shapes, tmp_path, names):
+    folder = shutil.copytree(shapes.parent, tmp_path / "data")
+    content = yaml.safe_load(shapes.read_text()) | {"path": ".", "names": names}
+    (folder / shapes.name).write_text(yaml.safe_dump(content))
+    return folder / shapes.name
+
+
+def test_one_class_is_too_few_for_separability(shapes, tmp_path):
+    data = with_names(shapes, tmp_path, ["circle"])
+    for file in (data.parent / "labels").rglob("*.txt"):
+        rows = [line for line in file.read_text().splitlines() if line.startswith("0 ")]
+        file.write_text("\n".join(rows))
+    out = tmp_path / "out"
+    with complains("two classes", "got circle", "criterion reconstruct"):
+        yolo.prune(CHECKPOINT, data, out=out)
+    assert not out.exists()
+    config = yolo.DEFAULT_CONFIG.model_copy(update={"criterion": "reconstruct"})
+    quick = {"images": 8, "repair_images": 8, "target_flops": 0.8}
+    assert yolo.prune(CHECKPOINT, data, out=out, config=config, **quick).gathered.matched
+
+
+def test_classes_that_the_model_does_not_know_are_named(shapes, tmp_path):
+    known = load_checkpoint(CHECKPOINT).class_names
+    quick = {"images": 24, "repair": "none", "layers": ["model.4.m.*"]}
+    data = with_names(shapes, tmp_path, ["wolf", "bear", *known[2:]])
+    with pytest.warns(UserWarning, match=f"2 of {len(known)} classes .* do not count: wolf, bear$"):
+        yolo.prune(CHECKPOINT, data, out=tmp_path / "some", **quick)
+    data = with_names(shapes, tmp_path / "other", [f"x{number}" for number in range(len(known))])
+    with pytest.warns(UserWarning, match=f"knows none .* agree, {known[0]} for x0 and so on$"):
+        yolo.prune(CHECKPOINT, data, out=tmp_path / "none", **quick)
 
 
 def test_bad_input_is_refused_before_anything_is_written(shapes, tmp_path):

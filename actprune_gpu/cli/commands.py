@@ -29,7 +29,7 @@ ModeOption = Annotated[str, typer.Option(help="remove or zero.")]
 def prune_command(
     out: Out,
     model: Annotated[
-        Path | None, typer.Option(help="YOLO detection checkpoint; a tiny one is built in.")
+        Path | None, typer.Option(help="YOLO checkpoint; a tiny one is built in.")
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Data set, an Ultralytics YAML file; one is built in.")
@@ -97,7 +97,7 @@ def prune_command(
     force: Force = False,
     no_val: NoVal = False,
 ) -> None:
-    """Prune a YOLO detection model: gather, select channels, remove the rest, repair."""
+    """Prune a YOLO model: gather, select channels, remove the rest, repair."""
     config = _config(
         preset,
         criterion,
@@ -175,7 +175,7 @@ def prune_command(
 
 def apply_command(
     plan: Annotated[Path, typer.Option(help="A plan.json.")],
-    model: Annotated[Path, typer.Option(help="YOLO detection checkpoint.")],
+    model: Annotated[Path, typer.Option(help="YOLO checkpoint.")],
     out: Out,
     data: Annotated[
         Path | None, typer.Option(help="Data set to repair on; without it nothing is repaired.")

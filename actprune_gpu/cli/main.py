@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 import warnings
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -20,6 +22,8 @@ from .look import compare_command, explain_command, report_command, stability_co
 _UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "UsageError")
 
 _INTERRUPTED = 130
+# What an interrupted command goes on with, in its folder.
+_STATES = {"prune": "moments.safetensors", "train": "weights/last.pt"}
 
 app = typer.Typer(
     name="actprune-gpu",
@@ -64,10 +68,21 @@ def run(arguments: list[str], application: typer.Typer = app) -> int:
 
 
 def _interrupted(arguments: list[str]) -> int:
-    resumes = arguments[:1] in (["prune"], ["train"])
-    kept = "; what was done is kept: go on with --resume" if resumes else ""
-    typer.echo(f"interrupted{kept}", err=True)
+    state = _STATES.get(arguments[0] if arguments else "")
+    kept = state is not None and (_out(arguments) / state).is_file()
+    typer.echo(
+        f"interrupted{'; what was done is kept: go on with --resume' if kept else ''}", err=True
+    )
     return _INTERRUPTED
+
+
+def _out(arguments: list[str]) -> Path:
+    """Return the folder for the results, which is given as ``--out F`` or ``--out=F``."""
+    for before, argument in pairwise(["", *arguments]):
+        name, _, value = argument.partition("=")
+        if before == "--out" or (name == "--out" and value):
+            return Path(value if name == "--out" else argument)
+    return Path()
 
 
 def _fail(message: str) -> int:

@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.progress import TimeElapsedColumn as Elapsed
 from rich.table import Table
 
+from ..pruning.folder import ACCURACIES
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -130,9 +132,10 @@ def print_effect(effect: Effect) -> None:
             "{:.1f}",
             effect.latency_ratio if part == "median" else None,
         )
-    for name, key in (("mAP50", "map50"), ("mAP50-95", "map50_95")):
-        if before.accuracy and after.accuracy:
-            table.compare(name, before.accuracy[key], after.accuracy[key], "{:.4f}")
+    old, new = before.accuracy or {}, after.accuracy or {}
+    for key, name in ACCURACIES.items():
+        if key in old and key in new:
+            table.compare(name, old[key], new[key], "{:.4f}")
     _console.print(table)
     print(f"{effect.image_size} pixels, one image, {effect.device}, {effect.threads} threads")
 

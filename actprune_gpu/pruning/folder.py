@@ -24,6 +24,15 @@ PLAN_FILE = "plan.json"
 MOMENTS_FILE = "moments.safetensors"
 EFFECT_FILE = "effect.json"
 EFFECT_SCHEMA = "actprune_gpu.effect/1"
+# What of a model's accuracy may be in there, and how it is called.
+ACCURACIES = {
+    "map50": "mAP50",
+    "map50_95": "mAP50-95",
+    "mask_map50": "mAP50, masks",
+    "mask_map50_95": "mAP50-95, masks",
+    "pose_map50": "mAP50, poses",
+    "pose_map50_95": "mAP50-95, poses",
+}
 STABILITY_FILE = "stability.json"
 REPORT_FILE = "report.html"
 

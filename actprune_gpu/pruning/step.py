@@ -59,7 +59,7 @@ class Targets:
         for name, share in self.as_dict().items():
             share = real_number(share, f"target_{name}")
             if not 0.0 < share <= 1.0:
-                raise InputError(f"target_{name} must lie in 0..1, got {share:g}")
+                raise InputError(f"target_{name} must be above 0 and at most 1, got {share:g}")
 
     def as_dict(self) -> dict[str, float]:
         """Return the targets there are, by name."""

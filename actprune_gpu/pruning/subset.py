@@ -23,6 +23,7 @@ from .sampling import Calibration, channel_axis, positions_of, rows_at
 _ROWS_PER_CHANNEL = 64
 _CHUNK = 16384  # rows at a time in float64
 _MIN_ROWS = 32768
+_ENOUGH_PER_CHANNEL = 2  # places; a covariance of fewer is not to be taken at its word
 # Of a channel's variance, what counts as explained for good: differences below are rounding.
 _NEGLIGIBLE = 1e-9
 
@@ -106,6 +107,15 @@ class InputMoments:
     mean: Tensor
     covariance: Tensor
 
+    @property
+    def trusted(self) -> Tensor:
+        """The covariance, towards its diagonal where there are few places for it.
+
+        With no more places than channels, each would seem to be explained by the others.
+        """
+        share = min(1.0, self.count / (_ENOUGH_PER_CHANNEL * len(self.mean)))
+        return torch.lerp(self.covariance.diagonal().diag(), self.covariance, share)
+
     def merged(self, other: InputMoments) -> InputMoments:
         """Return the moments of both (Chan et al. 1979)."""
         count = self.count + other.count
@@ -181,9 +191,10 @@ def views_of(
                 times[number] += 1
         if not places:
             continue
+        covariance = moments[use.name].trusted
         metric = _metric(use, graph.uses.get(followers.get(use.name, "")))
         for at in places.values():
-            views.append(View(moments[use.name].covariance[at][:, at], metric[at][:, at]))
+            views.append(View(covariance[at][:, at], metric[at][:, at]))
     return views
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..pruning.folder import EFFECT_FILE, EFFECT_SCHEMA, PlanFolder
+from ..pruning.folder import ACCURACIES, EFFECT_FILE, EFFECT_SCHEMA, PlanFolder
 from ..pruning.plan import PruningPlan
 from . import sentences
 from .evidence import GroupEvidence, PairMatrix, evidence_of
@@ -72,9 +72,10 @@ def _measured(effect: Mapping[str, Any]) -> list[dict[str, Any]]:
     old, new = effect["before"], effect["after"]
     times = [old["latency"]["median"], new["latency"]["median"]]
     figures = [{**_figure("Latency", "ms, median", *times), "ratio": effect["latency_ratio"]}]
-    for name, key in (("mAP50", "map50"), ("mAP50-95", "map50_95")):
-        if old["accuracy"] and new["accuracy"]:
-            pair = (old["accuracy"][key], new["accuracy"][key])
+    first, second = old["accuracy"] or {}, new["accuracy"] or {}
+    for key, name in ACCURACIES.items():
+        if key in first and key in second:
+            pair = (first[key], second[key])
             figures.append(_figure(name, "on the validation images", *pair))
     return figures
 

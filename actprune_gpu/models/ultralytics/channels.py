@@ -15,10 +15,9 @@ from ...pruning.graph import ChannelGraph, Cost
 from ...pruning.remove import remove_channels
 from ...pruning.trace import trace_channels
 from . import ultralytics_module
+from .checkpoint import TASKS
 
 EXAMPLE_SIZE = 64  # pixels a side: two cells of the coarsest maps
-# Networks that predict something else do not return what the tracer needs to see.
-_TASKS = ("detect", "segment", "pose", "obb")
 
 
 def trace_model(model: nn.Module) -> ChannelGraph:
@@ -37,9 +36,9 @@ def trace_model(model: nn.Module) -> ChannelGraph:
     head: Any = getattr(model, "model", [None])[-1]
     detect = ultralytics_module("ultralytics.nn.modules").Detect
     task = getattr(model, "task", None)
-    if not isinstance(head, detect) or (task or "detect") not in _TASKS:
+    if not isinstance(head, detect) or (task or "detect") not in TASKS:
         raise InputError(
-            f"channels can be removed from YOLO models for {', '.join(_TASKS)}, "
+            f"channels can be removed from YOLO models for {', '.join(TASKS)}, "
             f"got a {type(head).__name__} head" + (f" for the task {task!r}" if task else "")
         )
     stock = ultralytics_module("ultralytics.nn.modules")

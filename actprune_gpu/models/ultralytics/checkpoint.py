@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +17,18 @@ from ...errors import InputError
 from ...files import replacing
 from . import ultralytics_module
 
-# What training leaves in a checkpoint, about parameters that are not those of the new model.
-_TRAINING_STATE = ("ema", "optimizer", "updates", "scaler")
+# What a model may be for: all of it is detection, with more.
+TASKS = ("detect", "segment", "pose", "obb")
+# What training leaves in a checkpoint, about another model than the new one.
+_TRAINING_STATE = (
+    *("ema", "optimizer", "updates", "scaler"),
+    *("train_metrics", "train_results"),  # of the model as it was
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A detection model and the file that it came from.
+    """A model and the file that it came from.
 
     Attributes:
         path: The file.
@@ -50,22 +55,20 @@ class Checkpoint:
         return task_of(self.model)
 
 
-def load_checkpoint(
-    path: str | os.PathLike[str], *, tasks: Sequence[str] = ("detect",)
-) -> Checkpoint:
-    """Open a checkpoint of a detection model.
+def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open a checkpoint of a model for detection, segmentation, poses or rotated boxes.
 
     A checkpoint is a pickle, which can run any code when it is opened: open only files that you
     trust, as with ``ultralytics.YOLO``.
 
     Args:
         path: The file.
-        tasks: What the model may be for; "segment", "pose" and "obb" are detection with more.
 
     Raises:
-        InputError: If the file is missing or unreadable, or holds no Ultralytics model for one of
-            the ``tasks``.
+        InputError: If the file is missing or unreadable, or holds no such model of Ultralytics.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"model must be the path of a checkpoint, got a {type(path).__name__}")
     file = Path(path)
     if not file.is_file():
         raise InputError(f"no model file at {path}")
@@ -74,7 +77,7 @@ def load_checkpoint(
     model = contents.get("ema") or contents.get("model") if isinstance(contents, dict) else None
     if not isinstance(model, nn.Module):
         raise InputError(f"{path} must be an Ultralytics checkpoint, got no model in it")
-    _require_detection(model, path, tasks)
+    _require_detection(model, path)
     dtype = next(model.parameters()).dtype
     for module in model.modules():
         if isinstance(module, nn.Upsample) and not hasattr(module, "recompute_scale_factor"):
@@ -203,18 +206,16 @@ def task_of(model: nn.Module) -> str:
     return str(known or ultralytics_module("ultralytics.nn.tasks").guess_model_task(model))
 
 
-def _require_detection(
-    model: nn.Module, path: str | os.PathLike[str], tasks: Sequence[str]
-) -> None:
+def _require_detection(model: nn.Module, path: str | os.PathLike[str]) -> None:
     stock = ultralytics_module("ultralytics.nn.tasks")
     kind = type(model).__name__
-    wanted = "detection model" if tuple(tasks) == ("detect",) else f"model for {', '.join(tasks)}"
+    wanted = f"YOLO model for {', '.join(TASKS)}"
     if not isinstance(model, stock.BaseModel):
-        raise InputError(f"{path} must hold a YOLO {wanted}, got {kind}")
+        raise InputError(f"{path} must hold a {wanted}, got {kind}")
     task = task_of(model)
     head: Any = model.model[-1]
-    if task not in tasks or not isinstance(head, stock.Detect):
-        raise InputError(f"{path} must hold a YOLO {wanted}, got {kind} for the task {task!r}")
+    if task not in TASKS or not isinstance(head, stock.Detect):
+        raise InputError(f"{path} must hold a {wanted}, got {kind} for the task {task!r}")
     if _input_channels(model) != 3:
         raise InputError(
             f"{path} must hold a model of images with 3 channels, got {_input_channels(model)}"

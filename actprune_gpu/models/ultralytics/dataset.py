@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from glob import escape, iglob
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,16 @@ class DatasetLayout:
         root: The data set's folder.
         class_names: The L names.
         sources: Folders of images, and text files that list images.
+        key_points: Number of key points of an object, and of numbers for each; empty if the labels
+            have none.
+        description: What else the file says, by its keys.
     """
 
     root: Path
     class_names: tuple[str, ...]
     sources: tuple[Path, ...]
+    key_points: tuple[int, ...] = ()
+    description: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_dataset(
@@ -96,7 +102,8 @@ def load_dataset(
 
     Args:
         path: The YAML file: ``train``/``val``/``test`` (a folder, a text file that lists images, or
-            a list of those), ``names`` (or ``nc``), and ``path``, relative to the YAML's folder.
+            a list of those), ``names`` (or ``nc``), ``path``, relative to the YAML's folder, and
+            ``kpt_shape`` where objects have key points.
         split: Which of the splits to read.
         strict: Stop instead of leaving anything out.
 
@@ -123,7 +130,9 @@ def load_dataset(
             continue
         content = _read(label_file)
         label_name = _relative(label_file, layout.root)
-        labels = parse_labels(content, label_name, len(layout.class_names))
+        labels = parse_labels(
+            content, label_name, len(layout.class_names), _product(layout.key_points)
+        )
         corrupt_rows += [f"{label_name}:{row}" for row in labels.corrupt_rows]
         if len(labels.classes):
             images.append(LabelledImage(name, image, labels.classes, labels.boxes))
@@ -163,9 +172,7 @@ def read_layout(path: str | os.PathLike[str], split: str) -> DatasetLayout:
     Raises:
         InputError: If it is missing or unreadable, lacks a key, or names a place that is not there.
     """
-    file = Path(path).absolute()
-    if not file.is_file():
-        raise InputError(f"no data set file at {path}")
+    file = _description_file(path)
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
     except Exception as error:  # an impossible date or number raises more than YAMLError
@@ -183,7 +190,22 @@ def read_layout(path: str | os.PathLike[str], split: str) -> DatasetLayout:
     root = _root(content.get("path"), file)
     places = content[split] if isinstance(content[split], list) else [content[split]]
     sources = tuple(_source(str(place), root, f"the {split!r} split of {path}") for place in places)
-    return DatasetLayout(root, _class_names(content, path), sources)
+    key_points = _key_points(content.get("kpt_shape"), path)
+    return DatasetLayout(root, _class_names(content, path), sources, key_points, content)
+
+
+def _description_file(path: str | os.PathLike[str]) -> Path:
+    """Return the YAML file: the one at the path, or the one of that name in Ultralytics."""
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"data must be the path of a YAML file, got a {type(path).__name__}")
+    file = Path(path).absolute()
+    if not file.is_file() and Path(path).parent == Path():
+        with suppress(InputError):  # without Ultralytics there are none
+            root = Path(ultralytics_module("ultralytics.utils").ROOT)
+            file = root / "cfg" / "datasets" / path
+    if not file.is_file():
+        raise InputError(f"no data set file at {path}")
+    return file
 
 
 def label_path(image: Path) -> Path:
@@ -200,19 +222,19 @@ def label_path(image: Path) -> Path:
 
 
 def _root(path: Any, file: Path) -> Path:
-    """Return the data set's folder: beside the YAML, or else in Ultralytics' folder of data sets.
+    """Return the data set's folder: beside the YAML, or else where Ultralytics looks.
 
-    Downloaded data sets lie in the latter, and their YAML files lie elsewhere.
+    That is the working directory, and its folder of data sets, for what it downloads itself.
     """
     if path is None or path == "":
         return file.parent.resolve()
-    root = file.parent / str(path)
-    if not root.is_dir() and not Path(str(path)).is_absolute():
-        with suppress(InputError):  # without Ultralytics there is no such folder
-            root = Path(ultralytics_module("ultralytics.utils").DATASETS_DIR) / str(path)
-    if not root.is_dir():
-        raise InputError(f"{file} names the folder {path!r}, which is not in {file.parent}")
-    return root.resolve()
+    folders = [file.parent, Path.cwd()]
+    with suppress(InputError):  # without Ultralytics there is no such folder
+        folders.append(Path(ultralytics_module("ultralytics.utils").DATASETS_DIR))
+    for folder in folders:
+        if (folder / str(path)).is_dir():
+            return (folder / str(path)).resolve()
+    raise InputError(f"{file} names the folder {path!r}, which is not in {file.parent}")
 
 
 def _source(place: str, root: Path, what: str) -> Path:
@@ -233,6 +255,7 @@ def _class_names(content: dict[Any, Any], path: str | os.PathLike[str]) -> tuple
             raise InputError(f"{path} must have the key 'names' with the classes' names")
         return tuple(f"class_{index}" for index in range(count))
     if isinstance(names, dict):
+        names = {int(key) if str(key).isdecimal() else key: name for key, name in names.items()}
         if set(names) != set(range(len(names))):
             raise InputError(
                 f"names in {path} must have the keys 0..{len(names) - 1}, got {list(names)[:5]}..."
@@ -243,6 +266,21 @@ def _class_names(content: dict[Any, Any], path: str | os.PathLike[str]) -> tuple
     if count is not None and count != len(names):
         raise InputError(f"nc in {path} must be the number of names, {len(names)}, got {count}")
     return tuple(str(name) for name in names)
+
+
+def _key_points(shape: Any, path: str | os.PathLike[str]) -> tuple[int, ...]:
+    if shape is None:
+        return ()
+    is_shape = isinstance(shape, list) and len(shape) == 2 and shape[1] in (2, 3)
+    if not is_shape or type(shape[0]) is not int or shape[0] < 1:
+        raise InputError(
+            f"kpt_shape in {path} must be a number of key points and 2 or 3, got {shape!r}"
+        )
+    return tuple(shape)
+
+
+def _product(key_points: tuple[int, ...]) -> int:
+    return prod(key_points) if key_points else 0
 
 
 def list_images(sources: Iterable[Path]) -> set[Path]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ...errors import InputError
 from ..hooks import capture_outputs
 from . import ultralytics_module
+from .checkpoint import task_of
 from .images import LoadedImage, to_input
 from .matching import cells_of, match_objects
 
@@ -61,7 +62,7 @@ class Detector:
         """Copy ``model`` to ``device``.
 
         Args:
-            model: A detection model of Ultralytics.
+            model: A model of Ultralytics with a detection head, masks or key points included.
             layers: Names of the layers to watch.
             class_map: The model's class for each class of the data set, -1 for none.
             confidence: Predictions below it do not count.
@@ -77,6 +78,8 @@ class Detector:
         self._network = network
         self._layers = tuple(layers)
         self._class_map = torch.tensor(class_map)
+        self._n_classes = network.model[-1].nc
+        self._has_angles = task_of(network) == "obb"
         self._confidence, self._iou, self._nms_iou = confidence, iou, nms_iou
         self._device = device
         # Ultralytics runs torchvision's NMS where somebody has imported torchvision, and its own
@@ -103,14 +106,14 @@ class Detector:
         if missing:
             raise InputError(f"layer {missing[0]!r} takes no part in the model's forward pass")
         found, start = [], 0
-        for count, predicted in zip(counts.tolist(), predictions, strict=True):
+        for image, count, predicted in zip(batch, counts.tolist(), predictions, strict=True):
             mine = slice(start, start + count)
             found.append(
                 start
                 + match_objects(
                     boxes[mine],
                     self._class_map[labels[mine]],
-                    predicted[:, :4].double(),
+                    _inside(predicted[:, :4].double(), image.edges),
                     predicted[:, 5].long(),
                     self._iou,
                 )
@@ -148,13 +151,34 @@ class Detector:
         return pick
 
     def _suppress(self, raw: Any) -> list[Tensor]:
-        """Return the predictions of each image, ``[R, 6]`` (box, confidence, class), on the CPU."""
+        """Return the predictions of each image, ``[R, 6]`` (box, confidence, class), on the CPU.
+
+        Of rotated boxes these are the ones that enclose them.
+        """
+        while not isinstance(raw, Tensor):  # the predictions come first, masks after them
+            raw = raw[0]
         kept: list[Tensor] = ultralytics_module("ultralytics.utils.nms").non_max_suppression(
             raw,
             self._confidence,
             self._nms_iou,
+            nc=self._n_classes,
             max_det=_MAX_PREDICTIONS,
+            rotated=self._has_angles,
             end2end=getattr(self._network, "end2end", False),
             max_time_img=math.inf,  # by default a slow machine loses predictions
         )
-        return [predicted.cpu() for predicted in kept]
+        enclosed = map(_enclosing, kept) if self._has_angles else kept
+        return [predicted[:, :6].cpu() for predicted in enclosed]
+
+
+def _inside(boxes: Tensor, edges: Tensor) -> Tensor:
+    """Return boxes cut off at the edges of the image, as ``YOLO.predict`` does."""
+    return boxes.maximum(edges[[0, 1, 0, 1]]).minimum(edges[[2, 3, 2, 3]])
+
+
+def _enclosing(predicted: Tensor) -> Tensor:
+    """Return predictions (centre, size, confidence, class, angle) with the boxes around them."""
+    centre, angle = predicted[:, :2], predicted[:, -1:]
+    cosine, sine = angle.cos().abs(), angle.sin().abs()
+    half = (predicted[:, 2:4] * cosine + predicted[:, [3, 2]] * sine) / 2
+    return torch.cat([centre - half, centre + half, predicted[:, 4:6]], 1)

@@ -21,7 +21,6 @@ from ...scalars import whole_number
 from .channels import at_size, trace_model
 from .checkpoint import Checkpoint, load_checkpoint
 
-TASKS = ("detect", "segment", "pose", "obb")
 _WARM_UP_SECONDS = 1.0
 _LEAST_WARM_UP = 3  # runs
 
@@ -52,7 +51,7 @@ class NetworkFigures:
             convolution that decodes boxes.
         file_bytes: Size of its checkpoint.
         latency: Of the fused network for one image, without pre- and postprocessing.
-        accuracy: ``map50`` and ``map50_95`` in 0..1, if they were given.
+        accuracy: What `validate` has found, if it was given.
     """
 
     parameters: int
@@ -115,7 +114,7 @@ def measure_effect(
     repeats, image_size = whole_number(repeats, "repeats"), whole_number(image_size, "image_size")
     threads = None if threads is None else whole_number(threads, "threads")
     where = resolve_device(device)
-    pair = (load_checkpoint(before, tasks=TASKS), load_checkpoint(after, tasks=TASKS))
+    pair = (load_checkpoint(before), load_checkpoint(after))
     for checkpoint in pair:
         network: Any = checkpoint.model
         stride = int(torch.as_tensor(network.stride).max())

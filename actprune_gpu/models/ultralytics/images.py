@@ -21,6 +21,7 @@ from .dataset import LabelledImage
 # which images are used depends on the data alone, and memory does not depend on their number.
 WINDOW = 32
 
+_WHOLE = np.array([[0.0, 0.0, 1.0, 1.0]])  # an image, relative to itself
 _GREY = (114, 114, 114)  # what Ultralytics pads with
 
 
@@ -84,12 +85,14 @@ class LoadedImage:
         source: The image and its labels.
         pixels: ``[H, W, 3]`` uint8, blue-green-red, letterboxed.
         boxes: ``[M, 4]`` float64, the objects in pixels of ``pixels``.
+        edges: ``[4]`` float64, the same of the whole image, without padding.
         number: Its place in the window.
     """
 
     source: LabelledImage
     pixels: NDArray[np.uint8]
     boxes: Tensor
+    edges: Tensor
     number: int
 
 
@@ -149,8 +152,8 @@ def _load_window(
             corrupt.append(image.name)
             continue
         letterbox = Letterbox.fit(pixels.shape[:2], image_size, stride)
-        boxes = letterbox.boxes(image.boxes)
-        loaded = LoadedImage(image, letterbox.apply(pixels), boxes, number)
+        boxes, (edges,) = letterbox.boxes(image.boxes), letterbox.boxes(_WHOLE)
+        loaded = LoadedImage(image, letterbox.apply(pixels), boxes, edges, number)
         by_shape.setdefault(letterbox.size, []).append(loaded)
     batches = tuple(
         tuple(group[start : start + batch_size])

@@ -21,7 +21,7 @@ class Labels:
         classes: ``[M]`` int64 class numbers.
         boxes: ``[M, 4]`` float64 (left, top, right, bottom), relative to the image's width and
             height, in 0..1.
-        corrupt_rows: Numbers, from 1, of rows that are neither a box nor a polygon.
+        corrupt_rows: Numbers, from 1, of rows that are no object.
     """
 
     classes: NDArray[np.int64]
@@ -29,14 +29,16 @@ class Labels:
     corrupt_rows: tuple[int, ...]
 
 
-def parse_labels(content: bytes, name: str, n_classes: int) -> Labels:
+def parse_labels(content: bytes, name: str, n_classes: int, n_key_points: int = 0) -> Labels:
     """Read a label file.
 
     Args:
         content: Rows ``class centre_x centre_y width height``, or ``class x1 y1 x2 y2 x3 y3 ...``
-            for a polygon, of which the enclosing box is taken. Blank rows do not count as rows.
+            for a polygon or a rotated box, of which the enclosing box is taken. Blank rows do not
+            count as rows.
         name: The file's name, for the error message.
         n_classes: Number of classes of the data set.
+        n_key_points: How many numbers for key points follow a box in every row, if any do.
 
     Raises:
         InputError: If a class number is not in 0..n_classes-1: then it is the list of classes that
@@ -46,7 +48,7 @@ def parse_labels(content: bytes, name: str, n_classes: int) -> Labels:
     for number, row in enumerate(content.decode("utf-8-sig", "replace").splitlines(), start=1):
         if not row.strip():
             continue
-        parsed = _parse_row(row)
+        parsed = _parse_row(row, n_key_points)
         if parsed is None:
             corrupt.append(number)
             continue
@@ -64,8 +66,8 @@ def parse_labels(content: bytes, name: str, n_classes: int) -> Labels:
     )
 
 
-def _parse_row(row: str) -> tuple[int, tuple[float, float, float, float]] | None:
-    """Return class and box (left, top, right, bottom), or None for a row that is neither form."""
+def _parse_row(row: str, n_key_points: int) -> tuple[int, tuple[float, float, float, float]] | None:
+    """Return class and box (left, top, right, bottom), or None for a row that is no object."""
     try:
         values = [float(part) for part in row.split()]
     except ValueError:
@@ -73,6 +75,10 @@ def _parse_row(row: str) -> tuple[int, tuple[float, float, float, float]] | None
     if not all(math.isfinite(value) for value in values) or not values or values[0] % 1:
         return None
     label, coordinates = int(values[0]), values[1:]
+    if n_key_points:
+        if len(coordinates) != 4 + n_key_points:
+            return None
+        coordinates = coordinates[:4]
     if any(not -_TOLERANCE <= value <= 1 + _TOLERANCE for value in coordinates):
         return None
     if len(coordinates) == 4:

@@ -9,22 +9,33 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
 
 from ...errors import InputError
-from .dataset import Dataset, label_path, list_images, printable, read_layout
+from .checkpoint import class_names_of, task_of
+from .dataset import Dataset, label_path, list_images, load_dataset, printable, read_layout
 from .images import read_image
 from .matching import model_classes
 
 # An image and the text of its label file; None if it has none.
 Labelled = tuple[Path, str | None]
 
+
+class _Form(NamedTuple):
+    """What a row of a label file says of an object besides its class."""
+
+    name: str
+    holds: Callable[[int], bool]  # of how many numbers it is
+
+
+_POLYGON = _Form("a polygon, 6 numbers or more", lambda n: n >= 6 and n % 2 == 0)
 _LEAST_SIDE = 10  # Ultralytics passes over smaller images
 _SHOWN = 3  # names that a one-line message lists
 
@@ -64,6 +75,36 @@ def mirror(
     return file
 
 
+def splits_of(
+    network: Any, data: str | os.PathLike[str], splits: Sequence[str]
+) -> tuple[dict[str, list[Labelled]], dict[str, Any]]:
+    """Return the labelled images of each split, for what a network does.
+
+    Returns:
+        The images by split, for `mirror`, and what else its YAML file is to say.
+
+    Raises:
+        InputError: If the data set cannot be read, or its labels are not what the task needs.
+    """
+    task, names = task_of(network), class_names_of(network)
+    if task == "detect":
+        return {split: boxes_of(load_dataset(data, split), names) for split in splits}, {}
+    if task != "pose":
+        return {split: rows_of(data, split, names, _POLYGON) for split in splits}, {}
+    shape = tuple(network.model[-1].kpt_shape)
+    layout = read_layout(data, splits[0])
+    if (layout.key_points or shape) != shape:
+        raise InputError(
+            f"kpt_shape of {data} must be the model's, {list(shape)}, got {list(layout.key_points)}"
+        )
+    count = 4 + prod(shape)
+    form = _Form(f"a box and key points, {count} numbers", lambda n: n == count)
+    keys = ("flip_idx", "kpt_names", "kpt_oks_sigmas")
+    said = {key: layout.description[key] for key in keys if key in layout.description}
+    rows = {split: rows_of(data, split, names, form) for split in splits}
+    return rows, {"kpt_shape": list(shape), **said}
+
+
 def boxes_of(dataset: Dataset, names: Sequence[str]) -> list[Labelled]:
     """Return images and boxes of a split, in the model's classes, background images included.
 
@@ -85,24 +126,27 @@ def boxes_of(dataset: Dataset, names: Sequence[str]) -> list[Labelled]:
     return found
 
 
-def rows_of(data: str | os.PathLike[str], split: str, names: Sequence[str]) -> list[Labelled]:
+def rows_of(
+    data: str | os.PathLike[str], split: str, names: Sequence[str], form: _Form
+) -> list[Labelled]:
     """Return images and label rows of a split as they are, but in the model's classes.
 
     Polygons, rotated boxes and key points stay what they are. Rows of classes that the model does
     not know are left out.
 
     Raises:
-        InputError: If the data set cannot be read, or a row's class is none of its classes.
+        InputError: If the data set cannot be read, or a row is not of the form, or its class none
+            of the classes.
     """
     layout = read_layout(data, split)
     classes = model_classes(layout.class_names, names)
     images = sorted(file for file in list_images(layout.sources) if file.is_file())
     if not images:
         raise InputError(f"no images in the {split!r} split of {data}")
-    return [(image, _in_classes(label_path(image), classes)) for image in images]
+    return [(image, _in_classes(label_path(image), classes, form)) for image in images]
 
 
-def _in_classes(file: Path, classes: Sequence[int]) -> str | None:
+def _in_classes(file: Path, classes: Sequence[int], form: _Form) -> str | None:
     if not file.is_file():
         return None
     text = ""
@@ -117,6 +161,11 @@ def _in_classes(file: Path, classes: Sequence[int]) -> str | None:
             raise InputError(
                 f"class index in {file}, row {number}, must lie in 0..{len(classes) - 1}, "
                 f"got {index}"
+            )
+        if not form.holds(len(rest)):
+            raise InputError(
+                f"labels must be {form.name}, got {len(rest)} after the class in {file}, "
+                f"row {number}"
             )
         if classes[index] >= 0:
             text += " ".join([str(classes[index]), *rest]) + "\n"

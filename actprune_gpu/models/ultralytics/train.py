@@ -6,13 +6,13 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
-import yaml
 from torch import nn
 
 from ...devices import resolve_device
@@ -22,11 +22,9 @@ from ...scalars import whole_number
 from . import ultralytics_module
 from .checkpoint import Checkpoint, load_checkpoint
 from .contained import contained
-from .dataset import load_dataset
-from .mirror import Labelled, boxes_of, mirror, rows_of
+from .mirror import mirror, splits_of
 from .trainer import finish, trainer_class
 
-TASKS = ("detect", "segment", "pose", "obb")
 SETTINGS_FILE = "training.json"
 _LAST, _BEST = Path("weights", "last.pt"), Path("weights", "best.pt")
 # Arguments of Ultralytics that are decided here.
@@ -101,7 +99,7 @@ def train(
     batch_size = None if batch_size is None else whole_number(batch_size, "batch_size")
     where = resolve_device(device)
     folder = require_folder(out, may_hold_files=force or resume)
-    checkpoint = load_checkpoint(model, tasks=TASKS)
+    checkpoint = load_checkpoint(model)
     for file in () if resume else (folder / _LAST, folder / _BEST):
         if file.is_file() and file.samefile(checkpoint.path):
             raise InputError(
@@ -118,7 +116,7 @@ def train(
         **_require_overrides(overrides),
     }
     state = _require_state(folder, settings) if resume else None
-    splits, description = _read(checkpoint, data)
+    splits, description = splits_of(checkpoint.model, data, ("train", "val"))
 
     if state is not None and state["epoch"] + 1 >= epochs:  # interrupted after the last epoch
         return _finished(folder, {"data": str(data), "model": checkpoint.path.name}, epochs)
@@ -131,15 +129,10 @@ def train(
             lambda network: next(network.parameters()).is_cuda,
         ),
     ):
-        description_file = mirror(splits, checkpoint.class_names, Path(scratch), **description)
-        if state is None:
-            for file in (_LAST, _BEST):
-                (folder / file).unlink(missing_ok=True)
-            replace_file(folder / SETTINGS_FILE, (json.dumps(settings, indent=2) + "\n").encode())
         arguments = {
             **overrides,
             "model": str(checkpoint.path),
-            "data": str(description_file),
+            "data": str(mirror(splits, checkpoint.class_names, Path(scratch), **description)),
             "epochs": epochs,
             "imgsz": image_size,
             "batch": batch_size or 16,
@@ -150,13 +143,40 @@ def train(
             "verbose": False,
             "amp": overrides.get("amp", where.type == "cuda"),
         }
-        trainer = trainer_class(checkpoint.task)(overrides=arguments)
-        (folder / "args.yaml").unlink(missing_ok=True)  # settings again, and paths that do not last
-        trainer.recorded = {"data": str(data), "model": checkpoint.path.name}
-        trainer.model, trainer.state = _network(checkpoint, state), state
-        if progress:
-            trainer.add_callback("on_model_save", lambda t: progress(t.epoch + 1, t.epochs))
-        trainer.train()
+        has_begun = False
+
+        def begin(trainer: Any) -> None:
+            """Let go of an earlier training, now that everything is set up for this one."""
+            nonlocal has_begun
+            has_begun = True
+            if state is None:
+                for file in (_LAST, _BEST):
+                    (folder / file).unlink(missing_ok=True)
+                content = json.dumps(settings, indent=2) + "\n"
+                replace_file(folder / SETTINGS_FILE, content.encode())
+
+        try:
+            trainer = trainer_class(checkpoint.task)(overrides=arguments)
+            trainer.recorded = {"data": str(data), "model": checkpoint.path.name}
+            trainer.model, trainer.state = _network(checkpoint, state), state
+            trainer.add_callback("on_pretrain_routine_end", begin)
+            if progress:
+                trainer.add_callback("on_model_save", lambda t: progress(t.epoch + 1, t.epochs))
+            trainer.train()
+        except Exception as error:
+            if has_begun:
+                raise
+            reason = " ".join(str(error).replace(scratch, "").split())
+            raise InputError(
+                f"Ultralytics cannot train {model} on {data}: {reason or type(error).__name__}"
+            ) from error
+        finally:
+            # Settings again, and paths that do not last.
+            (folder / "args.yaml").unlink(missing_ok=True)
+            if not has_begun:
+                for made in (folder / "weights", folder):
+                    with suppress(OSError):  # it was there before, with something in it
+                        made.rmdir()
         metrics = {name: float(value) for name, value in trainer.metrics.items()}
         return TrainResult(trainer.best, trainer.last, trainer.epoch + 1, metrics)
 
@@ -213,27 +233,6 @@ def _undamaged(file: Path, read: Callable[[], Any]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{file} must hold a training's state, got {type(content).__name__}")
     return content
-
-
-def _read(
-    checkpoint: Checkpoint, data: str | os.PathLike[str]
-) -> tuple[dict[str, list[Labelled]], dict[str, Any]]:
-    """Return the images of both splits, and what else Ultralytics must be told of them."""
-    names = checkpoint.class_names
-    if checkpoint.task == "detect":
-        return {s: boxes_of(load_dataset(data, s), names) for s in ("train", "val")}, {}
-    splits = {split: rows_of(data, split, names) for split in ("train", "val")}
-    if checkpoint.task != "pose":
-        return splits, {}
-    network: Any = checkpoint.model
-    shape = list(network.model[-1].kpt_shape)
-    content = yaml.safe_load(Path(data).read_text(encoding="utf-8-sig"))
-    if list(content.get("kpt_shape") or shape) != shape:
-        raise InputError(
-            f"kpt_shape of {data} must be the model's, {shape}, got {content['kpt_shape']}"
-        )
-    keys = ("flip_idx", "kpt_names", "kpt_oks_sigmas")
-    return splits, {"kpt_shape": shape, **{k: content[k] for k in keys if k in content}}
 
 
 def _network(checkpoint: Checkpoint, state: dict[str, Any] | None) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Mean average precision, by Ultralytics' own validator."""
+"""Mean average precision, by Ultralytics' own validators."""
 
 from __future__ import annotations
 
@@ -6,15 +6,23 @@ import os
 import tempfile
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from . import ultralytics_module
-from .checkpoint import class_names_of, load_checkpoint
+from .checkpoint import class_names_of, load_checkpoint, task_of
 from .contained import contained
-from .dataset import load_dataset
-from .mirror import boxes_of, mirror
+from .mirror import mirror, splits_of
+
+# By task, the validator, and what it measures besides boxes: its name there and here.
+_VALIDATORS = {
+    "detect": ("DetectionValidator", "", ""),
+    "segment": ("SegmentationValidator", "seg", "mask_"),
+    "pose": ("PoseValidator", "pose", "pose_"),
+    "obb": ("OBBValidator", "", ""),
+}
 
 
 def validate(
@@ -26,13 +34,14 @@ def validate(
     split: str = "val",
     batch_size: int = 16,
 ) -> dict[str, float]:
-    """Return the mean average precision of a detection model on a data set.
+    """Return the mean average precision of a model on a data set.
 
     Ultralytics' validator leaves caches beside the labels, and repairs some images in place. So it
     is given links to the images, in a temporary folder, with labels in the model's own classes.
 
     Args:
-        model: A detection model of Ultralytics, or the path of its checkpoint. It is not changed.
+        model: A network of Ultralytics for detection, segmentation, poses or rotated boxes, an
+            ``ultralytics.YOLO``, or the path of a checkpoint. It is not changed.
         data: The data set's YAML file.
         image_size: Longer side of the network's input.
         device: Where the network runs.
@@ -40,23 +49,33 @@ def validate(
         batch_size: Images in one forward pass.
 
     Returns:
-        ``map50`` and ``map50_95``, in 0..1.
+        ``map50`` and ``map50_95`` of the boxes, in 0..1; of segmentation ``mask_map50`` and
+        ``mask_map50_95`` too, of poses ``pose_map50`` and ``pose_map50_95``.
 
     Raises:
         InputError: If the model or the data set cannot be used.
     """
-    network = model if isinstance(model, nn.Module) else load_checkpoint(model).model
-    names = class_names_of(network)
-    images = boxes_of(load_dataset(data, split), names)
-    detect = ultralytics_module("ultralytics.models.yolo.detect")
+    network: Any = model if isinstance(model, nn.Module) else load_checkpoint(model).model
+    if isinstance(network, ultralytics_module("ultralytics.engine.model").Model):
+        network = network.model
+    splits, description = splits_of(network, data, [split])
+    task = task_of(network)
+    kind, other, prefix = _VALIDATORS[task]
+    validator_class = getattr(ultralytics_module(f"ultralytics.models.yolo.{task}"), kind)
     with tempfile.TemporaryDirectory() as scratch, contained():
         folder = Path(scratch)
         # Ultralytics wants to be told of images for training too.
-        description = mirror({"val": images}, names, folder, train="images/val")
-        validator = detect.DetectionValidator(
+        file = mirror(
+            {"val": splits[split]},
+            class_names_of(network),
+            folder,
+            train="images/val",
+            **description,
+        )
+        validator = validator_class(
             save_dir=folder / "runs",
             args={
-                "data": str(description),
+                "data": str(file),
                 "imgsz": image_size,
                 "batch": batch_size,
                 "device": str(device),
@@ -68,5 +87,11 @@ def validate(
             },
         )
         validator(model=deepcopy(network))
-        box = validator.metrics.box
-        return {"map50": float(box.map50), "map50_95": float(box.map)}
+        measured = {"": validator.metrics.box}
+        if other:
+            measured[prefix] = getattr(validator.metrics, other)
+    return {
+        f"{prefix}{name}": float(value)
+        for prefix, precision in measured.items()
+        for name, value in (("map50", precision.map50), ("map50_95", precision.map))
+    }

@@ -1,0 +1,138 @@
+"""Segmentation, poses and rotated boxes: what is detection with more is pruned alike."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+import yaml
+from helpers import complains
+from networks import difference, tensors
+
+from actprune_gpu import yolo
+from actprune_gpu.demo import CHECKPOINT, write_shapes
+from actprune_gpu.models.ultralytics.checkpoint import load_checkpoint
+
+SHAPE = [2, 3]  # of key points
+QUICK = {"target_flops": 0.7, "repair_images": 32, "image_size": 128}
+MORE = {"segment": "mask", "pose": "pose", "obb": None}
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory):
+    """The built-in data set, and what pruning the built-in detector finds there."""
+    data = write_shapes(tmp_path_factory.mktemp("boxes"), n_train=64, n_val=16, seed=0)
+    out = tmp_path_factory.mktemp("detect")
+    return data, yolo.prune(CHECKPOINT, data, out=out, **QUICK)
+
+
+def with_head(task):
+    """The built-in detector with a head that has more outputs, the new ones at random."""
+    from ultralytics.nn import tasks
+
+    torch.manual_seed(0)
+    trained = load_checkpoint(CHECKPOINT).model
+    layout = deepcopy(trained.yaml)
+    *before, (source, count, _, arguments) = layout["head"]
+    head, extra = {"segment": ("Segment", [8, 16]), "pose": ("Pose", [SHAPE]), "obb": ("OBB", [1])}[
+        task
+    ]
+    layout["head"] = [*before, [source, count, head, [arguments[0], *extra]]]
+    layout["kpt_shape"] = SHAPE
+    kind = {"segment": "SegmentationModel", "pose": "PoseModel", "obb": "OBBModel"}[task]
+    model = getattr(tasks, kind)(layout, nc=len(trained.names), verbose=False)
+    weights = trained.state_dict()
+    missing = model.load_state_dict(weights, strict=False).missing_keys
+    assert missing
+    assert all(".cv4." in name or ".proto." in name for name in missing)
+    if task == "obb":  # no angle
+        for branch in model.model[-1].cv4:
+            torch.nn.init.zeros_(branch[-1].weight)
+            torch.nn.init.constant_(branch[-1].bias, -1.0986123)
+    model.names, model.task, model.args = trained.names, task, {**trained.args, "task": task}
+    return model.eval()
+
+
+def row_of(task, label, x, y, width, height):
+    corners = [
+        (x + right * width / 2, y + down * height / 2)
+        for right, down in ((-1, -1), (1, -1), (1, 1), (-1, 1))
+    ]
+    polygon = " ".join(f"{a:.6f} {b:.6f}" for a, b in corners)
+    if task == "pose":
+        return f"{label} {x} {y} {width} {height} {x} {y} 2 {x} {y} 1"
+    return f"{label} {polygon}"
+
+
+@pytest.fixture
+def data_of(boxes, tmp_path):
+    def make(task):
+        """The built-in data set with labels for a task."""
+        data = write_shapes(tmp_path / "data", n_train=64, n_val=16, seed=0)
+        for file in (data.parent / "labels").rglob("*.txt"):
+            rows = [line.split() for line in file.read_text().splitlines()]
+            file.write_text("".join(row_of(task, r[0], *map(float, r[1:])) + "\n" for r in rows))
+        if task == "pose":
+            content = yaml.safe_load(data.read_text()) | {"kpt_shape": SHAPE}
+            data.write_text(yaml.safe_dump(content))
+        return data
+
+    return make
+
+
+@pytest.mark.parametrize("task", MORE)
+def test_models_for_more_than_boxes_are_pruned(boxes, task, data_of, tmp_path):
+    from ultralytics import YOLO
+
+    _, detected = boxes
+    model, data = with_head(task), data_of(task)
+    torch.save({"model": model, "train_args": {"imgsz": 128}}, tmp_path / "model.pt")
+    result = yolo.prune(tmp_path / "model.pt", data, out=tmp_path / "out", **QUICK)
+    assert result.gathered.objects == detected.gathered.objects
+    if task == "obb":  # overlaps of rotated boxes decide which of them stay
+        assert result.gathered.matched >= 0.98 * detected.gathered.matched
+    else:
+        assert result.gathered.matched == detected.gathered.matched
+    assert result.plan.cost.flops[1] <= 0.7 * result.plan.cost.flops[0]
+
+    pruned = YOLO(result.files["model"])
+    assert pruned.task == task
+    assert type(pruned.model.model[-1]) is type(model.model[-1])
+    assert len(pruned.predict(torch.rand(1, 3, 128, 128), verbose=False)) == 1
+    zeroed = yolo.apply(result.plan, tmp_path / "model.pt", data, out=tmp_path / "z", mode="zero")
+    image = torch.rand(1, 3, 128, 128)
+    with torch.no_grad():
+        apart = difference(tensors(zeroed.model(image)), tensors(result.model(image)))
+    assert apart < 1e-4
+
+    before = yolo.validate(tmp_path / "model.pt", data, 128)
+    after = yolo.validate(result.model, data, 128)
+    names = {"map50", "map50_95"} | ({f"{MORE[task]}_map50", f"{MORE[task]}_map50_95"} - {"None"})
+    assert set(before) >= {"map50", "map50_95"}
+    assert set(after) == set(before)
+    if MORE[task]:
+        assert set(before) == names
+    assert before["map50"] > 0.9
+    assert after["map50"] > 0.6
+
+
+@pytest.mark.parametrize("task", ["segment", "pose"])
+def test_labels_of_another_form_are_named(boxes, task, tmp_path):
+    data, _ = boxes
+    torch.save({"model": with_head(task)}, tmp_path / "model.pt")
+    form = {"segment": "a polygon", "pose": "a box and key points, 10 numbers"}[task]
+    with complains(form, "got 4", "row 1"):
+        yolo.validate(tmp_path / "model.pt", data)
+    with complains(form, "got 4", "row 1"):
+        yolo.train(tmp_path / "model.pt", data, out=tmp_path / "out", epochs=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_yolo_is_validated_as_its_network(boxes):
+    from ultralytics import YOLO
+
+    data, _ = boxes
+    assert yolo.validate(YOLO(CHECKPOINT), data, 128) == yolo.validate(CHECKPOINT, data, 128)
+    with complains("model must be the path", "YOLO"):
+        yolo.prune(YOLO(CHECKPOINT), data, out="nowhere")
+    with complains("data must be the path", "dict"):
+        yolo.prune(CHECKPOINT, {}, out="nowhere")
