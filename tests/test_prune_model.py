@@ -385,7 +385,7 @@ def test_heads_whose_number_is_not_found_stay(name, goes):
         ({"layers": ["fc"]}, ("fc", "must keep", "puts them out")),
         ({"mode": "hide"}, ("mode", "remove", "hide")),
         ({"repair": "glue"}, ("repair", "glue")),
-        ({"target_flops": 1.5}, ("target_flops", "0..1")),
+        ({"target_flops": 1.5}, ("target_flops", "at most 1")),
         ({"target_flops": 0.001}, ("target_flops 0.001", "out of reach")),
         ({"repair_samples": 0}, ("repair_samples", "1")),
         ({"batches": []}, ("batches", "empty")),
