@@ -39,6 +39,10 @@ def tree(folder):
     return {file: (file.stat().st_mtime_ns, file.stat().st_size) for file in folder.rglob("*")}
 
 
+def files_of(folder):
+    return [file for file in folder.rglob("*") if file.is_file()]
+
+
 def shapes(model):
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
@@ -309,7 +313,7 @@ def test_what_cannot_begin_leaves_an_earlier_training(pruned, data, tmp_path, mo
     once = QUICK | {"epochs": 1}
     new, old = tmp_path / "new", tmp_path / "old"
     train(pruned, data, out=old, **once)
-    before = tree(old)
+    before = {file: file.read_bytes() for file in files_of(old)}
     if fault == "trainer":
         monkeypatch.setattr(
             "actprune_gpu.models.ultralytics.train.trainer_class", lambda task: lambda **_: 1 / 0
@@ -321,8 +325,12 @@ def test_what_cannot_begin_leaves_an_earlier_training(pruned, data, tmp_path, mo
         with complains("Ultralytics cannot train", str(data)):
             train(pruned, data, out=out, force=True, **bad)
     assert not new.exists()
-    kept = {name: content for name, content in before.items() if "results.csv" not in str(name)}
-    assert kept.items() <= tree(old).items()
+    assert {file: file.read_bytes() for file in files_of(old)} == before
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with complains("Ultralytics cannot train"):
+        train(pruned, data, out=empty, **bad)
+    assert not list(empty.iterdir())
 
 
 def test_a_forced_training_begins_anew(pruned, data, tmp_path):

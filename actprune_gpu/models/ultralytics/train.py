@@ -27,6 +27,7 @@ from .trainer import finish, trainer_class
 
 SETTINGS_FILE = "training.json"
 _LAST, _BEST = Path("weights", "last.pt"), Path("weights", "best.pt")
+_TABLE = "results.csv"
 # Arguments of Ultralytics that are decided here.
 _OURS = {
     *("task", "mode", "model", "data", "epochs", "imgsz", "batch", "device", "resume", "cfg"),
@@ -144,6 +145,9 @@ def train(
             "amp": overrides.get("amp", where.type == "cuda"),
         }
         has_begun = False
+        table = folder / _TABLE  # Ultralytics deletes it at once
+        earlier = table.read_bytes() if table.is_file() else None
+        new = [path for path in (folder / _LAST.parent, folder) if not path.exists()]
 
         def begin(trainer: Any) -> None:
             """Let go of an earlier training, now that everything is set up for this one."""
@@ -174,8 +178,10 @@ def train(
             # Settings again, and paths that do not last.
             (folder / "args.yaml").unlink(missing_ok=True)
             if not has_begun:
-                for made in (folder / "weights", folder):
-                    with suppress(OSError):  # it was there before, with something in it
+                if earlier is not None:
+                    replace_file(table, earlier)
+                for made in new:
+                    with suppress(OSError):  # a file system that does not let go of it
                         made.rmdir()
         metrics = {name: float(value) for name, value in trainer.metrics.items()}
         return TrainResult(trainer.best, trainer.last, trainer.epoch + 1, metrics)
