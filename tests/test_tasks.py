@@ -6,11 +6,14 @@ import pytest
 import torch
 import yaml
 from helpers import complains
-from networks import difference, tensors
+from networks import difference, randomise, tensors
 
 from actprune_gpu import yolo
 from actprune_gpu.demo import CHECKPOINT, write_shapes
 from actprune_gpu.models.ultralytics.checkpoint import load_checkpoint
+from actprune_gpu.models.ultralytics.dataset import load_dataset
+from actprune_gpu.models.ultralytics.detector import Detector
+from actprune_gpu.models.ultralytics.images import load_windows, to_input
 
 SHAPE = [2, 3]  # of key points
 QUICK = {"target_flops": 0.7, "repair_images": 32, "image_size": 128}
@@ -136,3 +139,41 @@ def test_a_yolo_is_validated_as_its_network(boxes):
         yolo.prune(YOLO(CHECKPOINT), data, out="nowhere")
     with complains("data must be the path", "dict"):
         yolo.prune(CHECKPOINT, {}, out="nowhere")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["yolov8n-seg", "yolo11n-pose", "yolo11n-obb", "yolo26n-pose", "yolo26n-obb"],
+)
+def test_predictions_are_those_of_yolo_predict(name, make_dataset, tmp_path):
+    from ultralytics import YOLO
+
+    torch.manual_seed(0)
+    file = tmp_path / "model.pt"
+    network = randomise(YOLO(f"{name}.yaml").model)
+    torch.save({"model": network, "train_args": {"imgsz": 96}}, file)
+    checkpoint = load_checkpoint(file)
+    (window,) = load_windows(load_dataset(make_dataset(2)).images, 96, 32, 1)
+    options = {"confidence": 0.0, "iou": 0.5, "nms_iou": 0.7, "device": torch.device("cpu")}
+    detector = Detector(checkpoint.model, ["model.4.cv1"], range(3), **options)
+    threads = torch.get_num_threads()
+    for (image,) in window.batches:
+        with torch.inference_mode():
+            (ours,) = detector._suppress(detector._network(to_input([image], torch.device("cpu"))))
+        (theirs,) = YOLO(file).predict(image.source.path, imgsz=96, conf=0.0, verbose=False)
+        expected = theirs.obb if checkpoint.task == "obb" else theirs.boxes
+        if checkpoint.task == "segment":  # predict leaves out objects with an empty mask
+            rows = torch.cat([expected.conf[:, None], expected.cls[:, None]], 1)
+            nearest = torch.cdist(rows, ours[:, 4:], p=1).argmin(1)
+            assert len(nearest.unique()) == len(expected)
+            ours = ours[nearest]
+        assert len(ours) == len(expected) > 0
+        torch.testing.assert_close(ours[:, 4], expected.conf, rtol=1e-3, atol=1e-6)
+        left, top, right, bottom = image.edges.tolist()
+        height, width = theirs.orig_shape
+        scale = torch.tensor([width / (right - left), height / (bottom - top)] * 2)
+        boxes = ((ours[:, :4] - torch.tensor([left, top] * 2)) * scale).clamp(min=0)
+        boxes = boxes.minimum(torch.tensor([width, height] * 2))
+        wanted = expected.xyxy.clamp(min=0).minimum(torch.tensor([width, height] * 2))
+        torch.testing.assert_close(boxes, wanted, rtol=1e-3, atol=0.5)
+    torch.set_num_threads(threads)  # YOLO.predict sets it for the process
