@@ -95,7 +95,7 @@ def test_decoding_installs_nothing(make_dataset, monkeypatch):
     monkeypatch.setattr(
         checks, "check_requirements", lambda *args: asked.append(checks.AUTOINSTALL)
     )
-    monkeypatch.setattr("ultralytics.utils.patches._pil_plugins_registered", False)
+    monkeypatch.setattr("ultralytics.utils.patches._pil_plugins_registered", False, raising=False)
     windows = load_windows(load_dataset(file).images, 96, 32, batch_size=1)
     assert [window.corrupt for window in windows] == [("images/train/000.heic",)]
     assert asked == [False]

@@ -51,6 +51,7 @@ def with_head(task):
         for branch in model.model[-1].cv4:
             torch.nn.init.zeros_(branch[-1].weight)
             torch.nn.init.constant_(branch[-1].bias, -1.0986123)
+    model.kpt_shape = SHAPE  # as training leaves it
     model.names, model.task, model.args = trained.names, task, {**trained.args, "task": task}
     return model.eval()
 
@@ -151,6 +152,7 @@ def test_predictions_are_those_of_yolo_predict(name, make_dataset, tmp_path):
     torch.manual_seed(0)
     file = tmp_path / "model.pt"
     network = randomise(YOLO(f"{name}.yaml").model)
+    network.kpt_shape = getattr(network.model[-1], "kpt_shape", None)  # as training leaves it
     torch.save({"model": network, "train_args": {"imgsz": 96}}, file)
     checkpoint = load_checkpoint(file)
     (window,) = load_windows(load_dataset(make_dataset(2)).images, 96, 32, 1)

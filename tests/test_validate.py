@@ -92,7 +92,7 @@ def test_nothing_is_installed(tiny_checkpoint, make_dataset, monkeypatch):
     monkeypatch.setattr(
         checks, "check_requirements", lambda *args: asked.append(checks.AUTOINSTALL)
     )
-    monkeypatch.setattr("ultralytics.utils.patches._pil_plugins_registered", False)
+    monkeypatch.setattr("ultralytics.utils.patches._pil_plugins_registered", False, raising=False)
     with pytest.warns(UserWarning, match=r"a\.heic"):
         validate(tiny_checkpoint, file, image_size=96)
     assert set(asked) == {False}

@@ -38,7 +38,7 @@ def text(file: str) -> str:
         if name in seen:
             return ""
         seen.add(name)
-        source = (folder() / name).read_text()
+        source = (folder() / name).read_text(encoding="utf-8")
         parts, line, start = [f'#line 1 "{name}"\n'], 1, 0
         for include in _INCLUDE.finditer(source):
             before = source[start : include.start()]

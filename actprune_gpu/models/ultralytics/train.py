@@ -139,6 +139,10 @@ def train(
             "batch": batch_size or 16,
             "device": str(where),
             "save_dir": str(folder.absolute()),
+            # The first versions of 8.4 leave that out, and make the folder of these.
+            "project": str(folder.absolute().parent),
+            "name": folder.absolute().name,
+            "exist_ok": True,
             "resume": str(folder / _LAST) if state else False,
             "plots": False,
             "verbose": False,
