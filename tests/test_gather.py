@@ -67,7 +67,9 @@ def test_predictions_are_those_of_yolo_predict(tiny_checkpoint, checkpoint, make
         left, top, right, bottom = image.edges.tolist()
         sides = torch.tensor([right - left, bottom - top] * 2)
         relative = (_inside(ours[:, :4], image.edges) - image.edges[[0, 1, 0, 1]]) / sides
-        torch.testing.assert_close(relative.float(), expected.xyxyn, rtol=1e-3, atol=1e-4)
+        # Those of equal confidence may come in another order.
+        apart = torch.cdist(expected.xyxyn, relative.float(), p=torch.inf)
+        assert float(apart.amin(1).max()) < 1e-3
         assert detector.find([image]).predictions == len(expected)
     torch.set_num_threads(threads)  # YOLO.predict sets it for the process
 
