@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map_only
+
+from .answers import Answers, Listening, Telling
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,10 +24,12 @@ class ModelInputs:
     Attributes:
         args: Positional ones.
         kwargs: Those by name.
+        answers: What a network was told of the contents of its tensors when it ran on them.
     """
 
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    answers: Answers = field(default_factory=dict)
 
     @classmethod
     def cat(cls, parts: Sequence[ModelInputs]) -> ModelInputs:
@@ -46,6 +50,13 @@ class ModelInputs:
     def run(self, model: nn.Module) -> Any:
         """Return what a network makes of them."""
         return model(*self.args, **self.kwargs)
+
+    def with_answers_of(self, model: nn.Module) -> ModelInputs:
+        """Run a network on them and return them with what it was told."""
+        listening = Listening()
+        with unfused(), listening:
+            self.run(model)
+        return replace(self, answers=listening.answers)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -78,6 +89,18 @@ def first_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     return args[0] if args else next(iter(kwargs.values()), None)
 
 
+@contextmanager
+def unfused() -> Iterator[None]:
+    """Keep attention from being one operation, which hides what becomes of the channels."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
 class Rehearsal:
     """A network and its inputs without their contents: it can be run to see shapes, at no cost.
 
@@ -95,14 +118,9 @@ class Rehearsal:
             copies[id(tensor)] = nn.Parameter(fake, requires_grad=False) if is_parameter else fake
         self.model = deepcopy(model, copies).train(training)
         self._inputs = inputs.map(self._mode.from_tensor)
+        self._answers = {} if training else inputs.answers  # in training it may ask others
 
     def run(self, watched_by: AbstractContextManager[Any] | None = None) -> Any:
         """Return what the network makes of its inputs, under a dispatch mode if one is given."""
-        # Attention fused into one operation would hide what becomes of the channels.
-        fused = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
-        try:
-            with self._mode, sdpa_kernel(SDPBackend.MATH), watched_by or nullcontext():
-                return self._inputs.run(self.model)
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fused)
+        with self._mode, Telling(self._answers), unfused(), watched_by or nullcontext():
+            return self._inputs.run(self.model)

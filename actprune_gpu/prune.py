@@ -266,7 +266,8 @@ def channels_of(network: nn.Module, example: ModelInputs) -> ChannelGraph:
     """
     with torch.no_grad(), observed(network):
         try:
-            example.run(network)  # what it keeps for later calls must be real
+            # What it keeps for later calls must be real.
+            example = example.with_answers_of(network)
         except Exception as error:
             raise InputError(
                 f"model must run on the first batch, got {_first_line(error)}"
@@ -283,7 +284,7 @@ def channels_of(network: nn.Module, example: ModelInputs) -> ChannelGraph:
         raise
     except Exception as error:
         raise InputError(
-            f"model must run on the shapes of its inputs alone, got {_first_line(error)}"
+            f"model must run without the contents of its tensors, got {_first_line(error)}"
         ) from error
     graph = rehearse(network, graph, example)
     with observed(network):

@@ -411,3 +411,57 @@ def test_layers_with_an_activation_of_their_own(batches):
     assert [result.model[at].out_features for at in (1, 2)] == [7, 6]
     zeroed = apply_plan(model, result.plan, batches, mode="zero").model
     assert apart(zeroed, result.model, batches) < 1e-5
+
+
+class Encoder(nn.Module):
+    """Asks whether its mask is causal, as `nn.TransformerEncoder` does."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 2, 24, batch_first=True)
+        self.embedding, self.layers = nn.Embedding(50, 16), nn.TransformerEncoder(layer, 2)
+        self.out = nn.Linear(16, 3)
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(6))
+
+    def forward(self, x):
+        return self.out(self.layers(self.embedding(x), mask=self.mask).mean(1))
+
+
+class Asking(nn.Module):
+    """Goes on as the contents of its tensors say, in all ways of asking."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = conv(3, 12), conv(12, 10), conv(10, 4)
+
+    def forward(self, x):
+        y = self.a(x).relu()
+        if x.max() > 0:
+            y = y[:, :, : int((x[0, 0, 0] < 100).sum()) // 2]
+        for _ in range(2):  # the same place twice
+            if float(x.abs().mean()) < 1e9 and not torch.equal(x, -x):
+                y = y + 1
+        return self.c(self.b(y).relu()).mean((2, 3))
+
+
+def test_networks_that_ask_for_contents_are_followed(batches):
+    texts = [(torch.randint(0, 50, (16, 6)), torch.arange(16) % 3) for _ in range(2)]
+    result = prune_model(Encoder().eval(), texts, config=L1)
+    assert set(counts(result)) == {f"layers.layers.{n}.linear1" for n in (0, 1)}
+    model = Asking().eval()
+    result = prune_model(model, batches, config=L1)
+    assert set(counts(result)) == {"a", "b"}
+    zeroed = apply_plan(model, result.plan, batches, mode="zero").model
+    assert apart(zeroed, result.model, batches) < 1e-4
+
+
+class Unanswered(Asking):
+    """Looks at a number for which PyTorch has no question."""
+
+    def forward(self, x):
+        return super().forward(x) * x.flatten().tolist()[0] ** 0
+
+
+def test_a_question_that_cannot_be_answered_is_one_line(batches):
+    with complains("must run without the contents of its tensors"):
+        prune_model(Unanswered().eval(), batches, config=L1)
