@@ -465,3 +465,83 @@ class Unanswered(Asking):
 def test_a_question_that_cannot_be_answered_is_one_line(batches):
     with complains("must run without the contents of its tensors"):
         prune_model(Unanswered().eval(), batches, config=L1)
+
+
+class OneNorm(nn.Module):
+    """One normalization without weights behind layers of several widths."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = conv(3, 12), conv(12, 10), conv(10, 4)
+        self.norm = nn.InstanceNorm2d(12)
+
+    def forward(self, x):
+        return self.c(self.norm(self.b(self.norm(self.a(x)).relu())).relu()).mean((2, 3))
+
+
+@pytest.mark.filterwarnings("ignore:input's size at dim=1 does not match num_features")
+def test_a_normalization_for_any_number_of_channels(batches):
+    model = OneNorm().eval()
+    result = prune_model(model, batches, config=L1)
+    assert set(counts(result)) == {"a", "b"}
+    zeroed = apply_plan(model, result.plan, batches, mode="zero").model
+    assert apart(zeroed, result.model, batches) < 1e-4
+
+
+class Skipping(nn.InstanceNorm2d):
+    def forward(self, x, skip):
+        return super().forward(x) + skip
+
+
+class Merging(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.norm = conv(3, 12), conv(3, 12), conv(12, 4), Skipping(12)
+        self.d, self.e = conv(3, 10), conv(10, 4)
+
+    def forward(self, x):
+        merged = self.c(self.norm(self.a(x), self.b(x)).relu())
+        return (merged + self.e(self.d(x).relu())).mean((2, 3))
+
+
+def test_a_normalization_that_does_more_holds_what_it_gets(batches):
+    plan = prune_model(Merging().eval(), batches, config=L1).plan
+    assert {group.name for group in plan.groups} == {"d"}
+
+
+def test_what_only_has_the_name_of_a_known_module_is_run(batches):
+    class Conv1D(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.nf, self.inner = 10, conv(12, 10)
+
+        def forward(self, x):
+            return self.inner(x)
+
+    model = nn.Sequential(conv(3, 12), nn.ReLU(), Conv1D(), nn.ReLU(), conv(10, 4)).eval()
+    assert set(counts(prune_model(model, batches, config=L1))) == {"0", "2.inner"}
+
+
+class Pyramid(nn.Module):
+    """A head on two scales, the second of which it sees quite another signal in."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = conv(3, 24), conv(3, 24)
+        self.head, self.out = conv(24, 16), conv(16, 4)
+
+    def forward(self, x):
+        near, far = self.a(x).relu(), 5.0 - self.b(x).relu().square()
+        return [self.out(self.head(level).relu()) for level in (near, far)]
+
+
+def test_a_head_on_several_scales_is_repaired_for_all(batches):
+    model = Pyramid().eval()
+    pruned = {
+        repair: prune_model(model, batches, config=L1, layers=["head"], repair=repair).model
+        for repair in ("fold", "reconstruct")
+    }
+    with torch.no_grad():
+        want = model(batches[0][0])[1]
+        lost = {repair: float((m(batches[0][0])[1] - want).std()) for repair, m in pruned.items()}
+    assert lost["reconstruct"] <= lost["fold"] * 1.001

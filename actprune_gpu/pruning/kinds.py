@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
@@ -18,7 +19,10 @@ def is_linear(module: nn.Module) -> bool:
 
 def is_conv1d(module: nn.Module) -> bool:
     """Return whether it is the linear layer of Hugging Face's GPT-2, with weights ``[in, out]``."""
-    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
+    named = any(kind.__name__ == "Conv1D" for kind in type(module).__mro__)
+    if not named or not hasattr(module, "nf") or isinstance(module, (nn.Linear, *_CONVOLUTIONS)):
+        return False
+    return getattr(getattr(module, "weight", None), "ndim", 0) == 2 and hasattr(module, "bias")
 
 
 def is_convolution(module: nn.Module) -> bool:
@@ -53,6 +57,8 @@ def is_channelwise(module: nn.Module) -> bool:
 
     Batch normalizations by PyTorch are known by the operation that they are.
     """
+    if is_parametrized(module):
+        return False
     if isinstance(module, nn.PReLU):
         return module.num_parameters > 1
     return is_normalization(module) and not is_batch_norm(module)

@@ -16,7 +16,7 @@ _KINDS = {
     "same": {
         *("detach", "alias", "clone", "contiguous", "_to_copy", "lift_fresh", "native_dropout"),
         *("as_strided_", "hardswish", "hardswish_", "leaky_relu", "leaky_relu_"),
-        *("log_sigmoid_forward", "rrelu_with_noise"),
+        *("log_sigmoid_forward", "rrelu_with_noise", "rrelu_with_noise_"),
     },
     "maps": {
         *("max_pool_with_indices", "avg_pool", "_adaptive_avg_pool", "adaptive_max_pool"),

@@ -168,12 +168,17 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Return the hook that notes that a module is done."""
 
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            self._where.pop()
             if is_channelwise(module):
                 self._whole -= 1
+                x = first_input(args, kwargs)
+                others = any(tensor is not x for tensor in tensors_in((args, kwargs)))
                 reader = name if is_normalization(module) else ""
                 with unset_fake_temporarily():
-                    self._channelwise(first_input(args, kwargs), output, name, reader)
+                    if others or not isinstance(output, Tensor):  # a subclass that does more
+                        self._unknown((args, kwargs, output), type(module).__name__)
+                    else:
+                        self._channelwise(x, output, name, reader)
+            self._where.pop()
             if holds:
                 self.hold(output, self._holding.pop())
 
@@ -262,6 +267,11 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.hold(args, f"{owner} shares its parameters with another module")
         if owner in self.runs:  # a module that runs twice has one set of channels
             before = self.runs[owner]
+            if (len(before.inputs), len(before.outputs)) != (len(inputs), len(outputs)):
+                for numbers in (before.inputs, before.outputs, inputs, outputs):
+                    reason = f"{owner} runs on different widths"
+                    self._held.update(dict.fromkeys(numbers.tolist(), reason) | self._held)
+                return
             self._same_as.unite(torch.from_numpy(before.inputs), torch.from_numpy(inputs))
             self._same_as.unite(torch.from_numpy(before.outputs), torch.from_numpy(outputs))
         else:
@@ -309,6 +319,9 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if channels is not None:
             self._set(result, self._numbers[id(x)][1])
             self.read(x, reader)
+            before = self.runs.get(owner or "")
+            if before is not None and len(before.inputs) != len(channels):
+                return  # it has nothing for its channels, and may get any number of them
             self._record(owner, channels, channels, x, "a normalization")
 
     def _products(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
