@@ -24,7 +24,7 @@ from .models.ultralytics.account import account_of
 from .models.ultralytics.calibration import affordable_images, load_calibration
 from .models.ultralytics.channels import at_size, shrink_model, trace_model
 from .models.ultralytics.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from .models.ultralytics.dataset import Dataset, load_dataset
+from .models.ultralytics.dataset import Dataset, load_dataset, read_layout
 from .models.ultralytics.effect import measure_effect
 from .models.ultralytics.gather import gather
 from .models.ultralytics.matching import known_classes, model_classes
@@ -180,6 +180,7 @@ def prune(
     chosen = choose_groups(graph, layers, protect)
     original = full_cost(graph)
     require_reach(graph, chosen, targets, original, config)
+    _require_key_points(checkpoint, data, split)
     dataset = load_dataset(data, split, strict=strict)
     _require_classes(dataset, checkpoint, images, config)
     size = trained_image_size(checkpoint) if image_size is None else image_size
@@ -332,6 +333,7 @@ def apply(
         methods = ()
     elif methods:
         assert data is not None
+        _require_key_points(checkpoint, data, plan.gathering["split"])
         dataset = load_dataset(data, plan.gathering["split"])
         size = int(plan.gathering["image_size"])
         affordable = affordable_images(graph, size, where, plan.repair_images)
@@ -381,6 +383,12 @@ def _require_classes(
                 "criterion separability needs two classes with two objects each, got "
                 f"{', '.join(enough) or 'none'}: use criterion reconstruct"
             )
+
+
+def _require_key_points(checkpoint: Checkpoint, data: str | os.PathLike[str], split: str) -> None:
+    """Raise ``InputError`` if rows of boxes and key points would be taken for polygons."""
+    if checkpoint.task == "pose" and not read_layout(data, split).key_points:
+        raise InputError(f"{data} must have the key 'kpt_shape' for a model of poses")
 
 
 def _require_unfinished(folder: Path, checkpoint: Checkpoint) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from .compile import Function, is_missing_on_disk
 from .threads import n_threads
 
+_PATIENCE = 120.0  # seconds
 _ROOT = Path(__file__).parents[3]  # what this package was imported from
 
 
@@ -18,8 +19,8 @@ class Ahead:
     """A kernel that is compiled ahead of its first call.
 
     Numba compiles one function at a time in a process; what another process leaves on disk is
-    loaded in this one. It only ever saves time: where the other cannot run, or fails, the kernel is
-    compiled when it is called.
+    loaded in this one. Where the other cannot run, or fails, the kernel is compiled when it is
+    called.
 
     Args:
         kernel: What takes long to compile.
@@ -30,13 +31,17 @@ class Ahead:
         self._kernel = kernel
         self._first_call = first_call
         self._process: subprocess.Popen[bytes] | None = None
+        self._begun_by = os.getpid()
 
     def start(self) -> None:
         """Begin, unless it was compiled before or there is no second thread for that."""
-        is_python = Path(sys.executable or "").stem.startswith("python")  # no application with one
+        # In an application that has Python inside, the executable would be the application.
+        is_frozen = getattr(sys, "frozen", False)
+        is_python = Path(sys.executable or "").stem.startswith("python") and not is_frozen
         if n_threads() == 1 or not is_python or not is_missing_on_disk(self._kernel):
             return
         paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._begun_by = os.getpid()
         with suppress(OSError):
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", self._first_call],
@@ -48,5 +53,6 @@ class Ahead:
 
     def wait(self) -> None:
         """Return when the kernel is on disk, if it was begun."""
-        if self._process is not None:
-            self._process.wait()
+        if self._process is not None and self._begun_by == os.getpid():  # not by a parent
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_PATIENCE)

@@ -83,7 +83,10 @@ def kernel(function: Function) -> Function:
 def is_missing_on_disk(compiled: Function) -> bool:
     """Return whether compiled code of a kernel could be on disk, and is not."""
     cache_file = _cache_file(compiled)
-    return cache_file is not None and not cache_file._load_index()
+    try:
+        return cache_file is not None and not cache_file._load_index()
+    except Exception:  # a damaged file, or one that another process is writing: Numba will say
+        return False
 
 
 def _cache_file(compiled: Function) -> Any:

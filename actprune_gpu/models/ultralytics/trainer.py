@@ -14,6 +14,7 @@ from ...files import replacing
 from . import ultralytics_module
 
 # What a checkpoint holds for the sake of going on with its training.
+_NOWHERE = {"project": None, "name": None, "save_dir": None}
 _UNFINISHED = ("ema", "optimizer", "updates", "scaler", "best_fitness", "stopper")
 
 
@@ -81,7 +82,9 @@ def finish(file: Path, recorded: Mapping[str, Any]) -> None:
         return
     known = ultralytics_module("ultralytics.cfg").DEFAULT_CFG_DICT
     arguments = {
-        key: value for key, value in {**contents["train_args"], **recorded}.items() if key in known
+        key: value
+        for key, value in {**contents["train_args"], **_NOWHERE, **recorded}.items()
+        if key in known
     }
     model = contents["ema"].half().requires_grad_(False)
     model.args, model.criterion = arguments, None
