@@ -190,7 +190,7 @@ def prune(
         affordable = affordable_images(graph, size, where, repair_images)
         calibration = load_calibration(dataset.images[:affordable], size, where)
     if resume and steps > 1:
-        _require_unfinished(folder, checkpoint)
+        ranks.on_first(partial(_require_unfinished, folder, checkpoint))
     numbers = [graph.groups.index(group) for group in chosen]
     left = {number: np.arange(graph.groups[number].n_channels) for number in numbers}
     network = checkpoint.model.to(where)
@@ -395,6 +395,8 @@ def _require_unfinished(folder: Path, checkpoint: Checkpoint) -> None:
     """Raise ``InputError`` if the moments of several steps have given way to those of the last."""
     if not (folder / PLAN_FILE).is_file() or not (folder / MOMENTS_FILE).is_file():
         return
+    if PruningPlan.load(folder / PLAN_FILE).model_sha256 != checkpoint.fingerprint:
+        return  # the moments will say what is another
     if GatherResult.load(folder / MOMENTS_FILE).settings.model != checkpoint.fingerprint:
         raise InputError(f"resume needs an unfinished run, the one in {folder} is finished")
 

@@ -40,6 +40,30 @@ def tensors(result):
     return [t for value in result for t in tensors(value)]
 
 
+def assert_predicted(ours, expected, edges, shape):
+    """Each row of a box, its confidence and class in an image of ``shape`` is one of ours.
+
+    Ours are in pixels of the network's input, where the image has ``edges``. Rows of equal
+    confidence may come in another order.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    left, top, right, bottom = edges.tolist()
+    height, width = shape
+    scale = torch.tensor([width / (right - left), height / (bottom - top)] * 2)
+    limits = torch.tensor([width, height] * 2)
+    boxes = ((ours[:, :4] - torch.tensor([left, top] * 2)) * scale).clamp(min=0).minimum(limits)
+    wanted = expected[:, :4].clamp(min=0).minimum(limits)
+    # In units of what may differ by rounding; classes may not at all.
+    apart = torch.cdist(wanted, boxes, p=torch.inf) / 0.5
+    confidence, other = expected[:, 4, None], ours[None, :, 4]
+    apart = apart.maximum((confidence - other).abs() / (1e-3 * confidence + 1e-6))
+    apart = apart + 1e6 * (expected[:, 5, None] != ours[None, :, 5])
+    rows, columns = linear_sum_assignment(apart.numpy())
+    assert len(rows) == len(expected) > 0
+    assert float(apart[rows, columns].max()) < 1.0
+
+
 def run(model, image):
     with torch.no_grad():
         return tensors(model(image))

@@ -344,6 +344,9 @@ def test_an_interrupted_later_step_goes_on(shapes, tmp_path):
     assert not list(out.glob("step-*"))
     with complains("resume needs an unfinished run", "is finished"):
         yolo.prune(CHECKPOINT, shapes, out=out, resume=True, **settings)
+    with complains("cannot resume", "model"):  # of another model it is no finished run
+        other = settings | {"target_flops": 1.0}
+        yolo.prune(whole.files["model"], shapes, out=out, resume=True, **other)
 
 
 @pytest.mark.parametrize("criterion", ["l1", "separability"])

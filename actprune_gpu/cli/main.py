@@ -22,8 +22,8 @@ from .look import compare_command, explain_command, report_command, stability_co
 _UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "UsageError")
 
 _INTERRUPTED = 130
-# What an interrupted command goes on with, in its folder.
-_STATES = {"prune": "moments.safetensors", "train": "weights/last.pt"}
+# What an interrupted command goes on with, in its folder; of several processes each has its own.
+_STATES = {"prune": "moments*.safetensors", "train": "weights/last.pt"}
 
 app = typer.Typer(
     name="actprune-gpu",
@@ -69,7 +69,7 @@ def run(arguments: list[str], application: typer.Typer = app) -> int:
 
 def _interrupted(arguments: list[str]) -> int:
     state = _STATES.get(arguments[0] if arguments else "")
-    kept = state is not None and (_out(arguments) / state).is_file()
+    kept = state is not None and any(_out(arguments).glob(state))
     typer.echo(
         f"interrupted{'; what was done is kept: go on with --resume' if kept else ''}", err=True
     )

@@ -31,6 +31,7 @@ class Use:
         outputs: ``[C_out]`` channel numbers.
         positions: Places at which a convolution is applied to the example, all images together,
             when the network predicts; 0 if only training needs it.
+        runs: How often the module runs when the network does.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Use:
     inputs: Channels
     outputs: Channels
     positions: int
+    runs: int = 1
 
     @property
     def mixes(self) -> bool:

@@ -19,10 +19,11 @@ _Key = tuple[tuple[str, ...], tuple[tuple[int, int], ...]]
 
 @dataclass(eq=False)
 class Run:
-    """The channels that a module has read and written."""
+    """The channels that a module has read and written, and how often it ran."""
 
     inputs: Channels
     outputs: Channels
+    times: int = 1
 
 
 @dataclass(eq=False)
@@ -91,6 +92,7 @@ def assemble(
             numbers[run.inputs],
             numbers[run.outputs],
             positions.get(name, 0),
+            run.times,
         )
         for name, run in runs.items()
     }

@@ -8,7 +8,6 @@ pass is enough, because all images go through the network as one batch.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
@@ -97,23 +96,6 @@ def repair(
     lockstep(original, pruned, names, calibration.inputs, step)
 
 
-def _run_once(model: nn.Module, calibration: Calibration) -> set[str]:
-    """Return the names of the modules that run once when the network does."""
-    runs: Counter[str] = Counter()
-
-    def count(name: str) -> Callable[..., None]:
-        return lambda *call: runs.update([name])
-
-    handles = [m.register_forward_pre_hook(count(name)) for name, m in model.named_modules()]
-    try:
-        with torch.no_grad():
-            calibration.inputs.first(2).run(model)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name for name, times in runs.items() if times == 1}
-
-
 def _is_refitted(module: nn.Module) -> bool:
     """Return whether a module's weights are fitted anew; it must see what such modules see."""
     return is_conv1d(module) or any(
@@ -141,7 +123,6 @@ class _Repair:
             use.layer for use in graph.uses.values() if use.is_convolution and not use.positions
         }
         self._fitted: set[str] = set()
-        self._once = _run_once(pruned, calibration)
         self._sharing = sharing_modules(pruned)
         self._layers = {name: use.layer for name, use in graph.uses.items()}
 
@@ -179,7 +160,7 @@ class _Repair:
         if use.mixes and not kept.all():
             shift = self._fold(use, inputs, given, kept)
         # Fitted to one of several inputs, as of a head on several scales, it would fail the others.
-        refits = "reconstruct" in self._methods and use.name in self._once
+        refits = "reconstruct" in self._methods and use.runs == 1
         if refits and use.mixes and _is_refitted(convolution):
             shift = self._reconstruct(use, given, outputs)
         if shift is not None:

@@ -267,6 +267,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.hold(args, f"{owner} shares its parameters with another module")
         if owner in self.runs:  # a module that runs twice has one set of channels
             before = self.runs[owner]
+            before.times += 1
             if (len(before.inputs), len(before.outputs)) != (len(inputs), len(outputs)):
                 for numbers in (before.inputs, before.outputs, inputs, outputs):
                     reason = f"{owner} runs on different widths"

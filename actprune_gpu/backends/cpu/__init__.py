@@ -10,7 +10,6 @@ class CpuBackend:
     """Implements `actprune_gpu.backends.protocol.Backend`, where each kernel is documented."""
 
     name = "cpu"
-
     map = staticmethod(threads.map_items)
     gather_class_moments = staticmethod(moments.gather_class_moments)
     jeffries_matusita = staticmethod(separability.jeffries_matusita)

@@ -12,7 +12,6 @@ from .compile import Function, is_missing_on_disk
 from .threads import n_threads
 
 _PATIENCE = 120.0  # seconds
-_ROOT = Path(__file__).parents[3]  # what this package was imported from
 
 
 class Ahead:
@@ -34,18 +33,19 @@ class Ahead:
         self._begun_by = os.getpid()
 
     def start(self) -> None:
-        """Begin, unless it was compiled before or there is no second thread for that."""
+        """Begin, unless it was begun or compiled before, or there is no second thread for it."""
         # In an application that has Python inside, the executable would be the application.
         is_frozen = getattr(sys, "frozen", False)
         is_python = Path(sys.executable or "").stem.startswith("python") and not is_frozen
-        if n_threads() == 1 or not is_python or not is_missing_on_disk(self._kernel):
+        if self._process is not None or n_threads() == 1 or not is_python:
             return
-        paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        if not is_missing_on_disk(self._kernel):
+            return
         self._begun_by = os.getpid()
+        imports_alike = f"import sys; sys.path[:] = {sys.path!r}"
         with suppress(OSError):
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", self._first_call],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+                [sys.executable, "-c", f"{imports_alike}; {self._first_call}"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

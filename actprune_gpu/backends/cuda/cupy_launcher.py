@@ -122,7 +122,7 @@ class CupyLauncher:
             kernel = self._kernels[name]
             # Without being asked, a kernel gets 48 KiB, less what it declares itself. CuPy keeps
             # kernels: another launcher may have asked.
-            if shared > kernel.max_dynamic_shared_size_bytes:
+            if shared and shared > kernel.max_dynamic_shared_size_bytes:
                 needed = shared + kernel.shared_size_bytes
                 if needed > self.shared_memory:
                     raise InputError(

@@ -1,4 +1,4 @@
-"""Ultralytics detection models and data sets.
+"""Ultralytics models and data sets.
 
 Only this folder knows Ultralytics, and it imports it inside functions: ``import actprune_gpu`` must
 work, and be quick, without it.
@@ -24,5 +24,5 @@ def ultralytics_module(name: str) -> Any:
         if (error.name or "").partition(".")[0] != "ultralytics":
             raise
         raise InputError(
-            f"detection models need {error.name}, which is not installed: pip install ultralytics"
+            f"YOLO models need {error.name}, which is not installed: pip install ultralytics"
         ) from None

@@ -77,7 +77,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     model = contents.get("ema") or contents.get("model") if isinstance(contents, dict) else None
     if not isinstance(model, nn.Module):
         raise InputError(f"{path} must be an Ultralytics checkpoint, got no model in it")
-    _require_detection(model, path)
+    require_detection(model, str(path))
     dtype = next(model.parameters()).dtype
     for module in model.modules():
         if isinstance(module, nn.Upsample) and not hasattr(module, "recompute_scale_factor"):
@@ -111,7 +111,7 @@ def save_checkpoint(checkpoint: Checkpoint, model: nn.Module, path: str | os.Pat
 
 
 def class_names_of(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the classes that a detection model tells apart."""
+    """Return the names of the classes that a model tells apart."""
     names: Any = model.names
     return tuple(str(name) for name in (names.values() if isinstance(names, dict) else names))
 
@@ -206,7 +206,8 @@ def task_of(model: nn.Module) -> str:
     return str(known or ultralytics_module("ultralytics.nn.tasks").guess_model_task(model))
 
 
-def _require_detection(model: nn.Module, path: str | os.PathLike[str]) -> None:
+def require_detection(model: nn.Module, path: str) -> None:
+    """Raise ``InputError`` unless it is a network of Ultralytics for one of the ``TASKS``."""
     stock = ultralytics_module("ultralytics.nn.tasks")
     kind = type(model).__name__
     wanted = f"YOLO model for {', '.join(TASKS)}"

@@ -101,9 +101,10 @@ def load_dataset(
     out and named in ``skipped``.
 
     Args:
-        path: The YAML file: ``train``/``val``/``test`` (a folder, a text file that lists images, or
-            a list of those), ``names`` (or ``nc``), ``path``, relative to the YAML's folder, and
-            ``kpt_shape`` where objects have key points.
+        path: The YAML file, or the name of one of Ultralytics' own: ``train``/``val``/``test`` (a
+            folder, a text file that lists images, or a list of those), ``names`` (or ``nc``),
+            ``path``, relative to the YAML's folder, the working directory or Ultralytics' folder of
+            data sets, and ``kpt_shape`` where objects have key points.
         split: Which of the splits to read.
         strict: Stop instead of leaving anything out.
 
@@ -120,6 +121,7 @@ def load_dataset(
     unlabelled: dict[str, Path] = {}
     empty: dict[str, Path] = {}
     missing, corrupt_rows = [], []
+    n_key_points = prod(layout.key_points) if layout.key_points else 0
     for name, image in sorted((_relative(file, layout.root), file) for file in files):
         label_file = label_path(image)
         if not image.is_file():
@@ -130,9 +132,7 @@ def load_dataset(
             continue
         content = _read(label_file)
         label_name = _relative(label_file, layout.root)
-        labels = parse_labels(
-            content, label_name, len(layout.class_names), _product(layout.key_points)
-        )
+        labels = parse_labels(content, label_name, len(layout.class_names), n_key_points)
         corrupt_rows += [f"{label_name}:{row}" for row in labels.corrupt_rows]
         if len(labels.classes):
             images.append(LabelledImage(name, image, labels.classes, labels.boxes))
@@ -234,7 +234,9 @@ def _root(path: Any, file: Path) -> Path:
     for folder in folders:
         if (folder / str(path)).is_dir():
             return (folder / str(path)).resolve()
-    raise InputError(f"{file} names the folder {path!r}, which is not in {file.parent}")
+    raise InputError(
+        f"{file} names the folder {path!r}, which is not in {', '.join(map(str, folders))}"
+    )
 
 
 def _source(place: str, root: Path, what: str) -> Path:
@@ -277,10 +279,6 @@ def _key_points(shape: Any, path: str | os.PathLike[str]) -> tuple[int, ...]:
             f"kpt_shape in {path} must be a number of key points and 2 or 3, got {shape!r}"
         )
     return tuple(shape)
-
-
-def _product(key_points: tuple[int, ...]) -> int:
-    return prod(key_points) if key_points else 0
 
 
 def list_images(sources: Iterable[Path]) -> set[Path]:

@@ -41,7 +41,7 @@ class Found:
 
 
 class Detector:
-    """A fused copy of a detection model, set up as ``YOLO.predict`` sets it up.
+    """A fused copy of a model, set up as ``YOLO.predict`` sets it up.
 
     Fusing folds batch normalization into the convolutions, which changes neither the names nor the
     outputs of the blocks, and saves a good part of the time. A head that trains two branches keeps
@@ -172,7 +172,7 @@ class Detector:
 
 
 def _inside(boxes: Tensor, edges: Tensor) -> Tensor:
-    """Return boxes cut off at the edges of the image, as ``YOLO.predict`` does."""
+    """Return boxes cut off at the edges of the image, as the labels' are."""
     return boxes.maximum(edges[[0, 1, 0, 1]]).minimum(edges[[2, 3, 2, 3]])
 
 

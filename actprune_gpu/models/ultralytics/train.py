@@ -28,6 +28,8 @@ from .trainer import finish, trainer_class
 SETTINGS_FILE = "training.json"
 _LAST, _BEST = Path("weights", "last.pt"), Path("weights", "best.pt")
 _TABLE = "results.csv"
+# What Ultralytics raises for settings and data that it does not take.
+_REFUSALS = (ValueError, TypeError, KeyError, NotImplementedError, AssertionError, OSError)
 # Arguments of Ultralytics that are decided here.
 _OURS = {
     *("task", "mode", "model", "data", "epochs", "imgsz", "batch", "device", "resume", "cfg"),
@@ -151,7 +153,8 @@ def train(
         has_begun = False
         table = folder / _TABLE  # Ultralytics deletes it at once
         earlier = table.read_bytes() if table.is_file() else None
-        new = [path for path in (folder / _LAST.parent, folder) if not path.exists()]
+        folders = (folder / _LAST.parent, folder, *folder.parents)
+        new = [path for path in folders if not path.exists()]
 
         def begin(trainer: Any) -> None:
             """Let go of an earlier training, now that everything is set up for this one."""
@@ -171,7 +174,7 @@ def train(
             if progress:
                 trainer.add_callback("on_model_save", lambda t: progress(t.epoch + 1, t.epochs))
             trainer.train()
-        except Exception as error:
+        except _REFUSALS as error:
             if has_begun:
                 raise
             reason = " ".join(str(error).replace(scratch, "").split())

@@ -13,8 +13,9 @@ import torch
 from ...files import replacing
 from . import ultralytics_module
 
-# What a checkpoint holds for the sake of going on with its training.
+# Where training wrote: paths that do not last.
 _NOWHERE = {"project": None, "name": None, "save_dir": None}
+# What a checkpoint holds for the sake of going on with its training.
 _UNFINISHED = ("ema", "optimizer", "updates", "scaler", "best_fitness", "stopper")
 
 

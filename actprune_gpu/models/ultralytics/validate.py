@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from . import ultralytics_module
-from .checkpoint import class_names_of, load_checkpoint, task_of
+from .checkpoint import class_names_of, load_checkpoint, require_detection, task_of
 from .contained import contained
 from .mirror import mirror, splits_of
 
@@ -58,6 +58,7 @@ def validate(
     network: Any = model if isinstance(model, nn.Module) else load_checkpoint(model).model
     if isinstance(network, ultralytics_module("ultralytics.engine.model").Model):
         network = network.model
+    require_detection(network, "model")
     splits, description = splits_of(network, data, [split])
     task = task_of(network)
     kind, other, prefix = _VALIDATORS[task]
