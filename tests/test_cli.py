@@ -159,6 +159,9 @@ def test_the_module_and_its_help_run():
         (["--preset", "best"], ["preset", "default", "upstream", "paper", "best"]),
         (["--weight", "l3"], ["weight", "l3"]),
         (["--allocation", "fair"], ["allocation", "damage", "fair"]),
+        (["--weight", "l1", "--criterion", "gamma"], ["--weight", "clusters", "gamma"]),
+        (["--budget", "0.5:0.6", "--target-params", "0.5"], ["--budget", "target"]),
+        (["--allocation", "damage"], ["--allocation", "--target-flops"]),
         (["--mode", "hide"], ["mode", "remove", "zero", "hide"]),
         (["--repair", "magic"], ["repair", "reconstruct", "magic"]),
         (["--repair-images", "0"], ["repair_images", "whole number from 1"]),
@@ -263,8 +266,18 @@ def test_an_interrupt_is_130_and_says_how_to_go_on(shapes, tmp_path, capsys, mon
         patch.setattr(Bars, "update", interrupt)
         assert prune(shapes, out, "--no-val", "--layers", "model.6.*") == 130
     assert "--resume" in capsys.readouterr().err
+    with monkeypatch.context() as patch:  # where there is what another run has left
+        patch.setattr("actprune_gpu.yolo.trace_model", raising(KeyboardInterrupt()))
+        assert prune(shapes, out, "--no-val", "--force") == 130
+        assert capsys.readouterr().err.strip() == "interrupted"
+        assert prune(shapes, out, "--no-val", "--resume") == 130
+    assert "--resume" in capsys.readouterr().err
     with monkeypatch.context() as patch:
         patch.setattr("actprune_gpu.report.write_report", raising(KeyboardInterrupt()))
         assert run(["report", str(out)]) == 130
     assert capsys.readouterr().err == "interrupted\n"
+    with monkeypatch.context() as patch:
+        patch.setattr("actprune_gpu.cli.output.print_plan", raising(KeyboardInterrupt()))
+        assert prune(shapes, out, "--no-val", "--layers", "model.6.*", "--resume") == 130
+    assert "complete" in capsys.readouterr().err
     assert prune(shapes, out, "--no-val", "--layers", "model.6.*", "--resume") == 0

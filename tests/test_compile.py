@@ -4,6 +4,8 @@ import gc
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numba
 import pytest
@@ -101,6 +103,24 @@ def test_kernels_run_where_nothing_can_be_written_to(tmp_path):
     run = in_a_new_process(NOWHERE + ADD_UP.format(n_threads=2, first_call=FIRST_CALL), tmp_path)
     assert not list(tmp_path.iterdir())
     assert run.stderr.count("set NUMBA_CACHE_DIR to a folder that can be written to") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_what_compiles_ahead_ends_with_the_process_that_began_it(tmp_path):
+    forever = "import os, sys, time; sys.stderr.write('begun'); time.sleep(600)"
+    code = ADD_UP.partition("ahead.wait()")[0] + "print(ahead._process.pid)"
+    run = in_a_new_process(code.format(n_threads=2, first_call=forever), tmp_path)
+    deadline = time.monotonic() + 60.0
+    while is_running(int(run.stdout)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def is_running(process):
+    try:  # one that has ended may stay as a zombie until somebody asks
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from helpers import complains
 from networks import assert_predicted, difference, randomise, tensors
 
 from actprune_gpu import yolo
+from actprune_gpu.cli.main import run
 from actprune_gpu.demo import CHECKPOINT, write_shapes
 from actprune_gpu.models.ultralytics.checkpoint import load_checkpoint
 from actprune_gpu.models.ultralytics.dataset import load_dataset
@@ -119,7 +120,7 @@ def test_models_for_more_than_boxes_are_pruned(boxes, task, data_of, tmp_path):
 
 
 @pytest.mark.parametrize("task", ["segment", "pose"])
-def test_labels_of_another_form_are_named(boxes, task, tmp_path):
+def test_labels_of_another_form_are_named(boxes, task, tmp_path, capsys):
     data, _ = boxes
     torch.save({"model": with_head(task)}, tmp_path / "model.pt")
     form = {"segment": "a polygon", "pose": "a box and key points, 10 numbers"}[task]
@@ -127,6 +128,10 @@ def test_labels_of_another_form_are_named(boxes, task, tmp_path):
         yolo.validate(tmp_path / "model.pt", data)
     with complains(form, "got 4", "row 1"):
         yolo.train(tmp_path / "model.pt", data, out=tmp_path / "out", epochs=1)
+    # Before work is done, if accuracy is to be measured after it.
+    files = ["--model", str(tmp_path / "model.pt"), "--data", str(data)]
+    assert run(["prune", *files, "--out", str(tmp_path / "out")]) == 2
+    assert f"labels must be {form}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -65,8 +65,12 @@ def prune_command(
         ),
     ] = None,
     budget: Annotated[
-        str, typer.Option(help="Share of the channels to keep, LOW:HIGH, or 'none'.")
-    ] = "0.25:0.5",
+        str | None,
+        typer.Option(
+            help="Share of the channels that every layer keeps, LOW:HIGH, or 'none'. "
+            "[0.25:0.5, without a target]"
+        ),
+    ] = None,
     allocation: Annotated[
         str | None,
         typer.Option(
@@ -103,19 +107,22 @@ def prune_command(
         criterion,
         weight,
         allocation,
-        budget,
+        budget or "0.25:0.5",
         round_to=round_to,
         min_channels=min_channels,
         seed=seed,
         engine=engine,
         **({"init": "random"} if engine == "cuml" else {}),
     )
+    has_target = target_flops is not None or target_params is not None
+    _require_meaning(criterion, weight, allocation, budget, has_target=has_target)
     from dataclasses import asdict
 
     from .. import yolo
     from ..devices import resolve_device
     from ..distributed import Ranks, processes
-    from ..models.ultralytics.dataset import read_layout
+    from ..models.ultralytics.checkpoint import load_checkpoint
+    from ..models.ultralytics.mirror import splits_of
     from ..pruning.folder import EFFECT_FILE, EFFECT_SCHEMA, PlanFolder
     from ..report import write_report
     from .output import Bars, print_cost, print_effect, print_files, print_plan
@@ -123,7 +130,8 @@ def prune_command(
     with processes(), _inputs(model, data) as (model_file, data_file), Bars() as bars:
         first = Ranks.current().rank == 0
         if not no_val:
-            read_layout(data_file, val_split)  # before work is done, not after
+            # What cannot be validated on is found out before work is done, not after.
+            splits_of(load_checkpoint(model_file).model, data_file, [val_split])
         result = yolo.prune(
             model_file,
             data_file,
@@ -244,6 +252,28 @@ def train_command(
         print(f"{name:22}{value:.4f}")
     print(f"{'best':9}{result.best}")
     print(f"{'last':9}{result.last}")
+
+
+def _require_meaning(
+    criterion: str,
+    weight: str | None,
+    allocation: str | None,
+    budget: str | None,
+    *,
+    has_target: bool,
+) -> None:
+    """Raise ``InputError`` if an option was given that would change nothing."""
+    if weight is not None and criterion != "separability":
+        raise InputError(
+            f"--weight is what the channels of a cluster compete by, criterion {criterion!r} makes "
+            "no clusters"
+        )
+    if budget is not None and has_target:
+        raise InputError("--budget must not be given along with a target, which takes its place")
+    if allocation is not None and not has_target:
+        raise InputError(
+            "--allocation says how layers share a target: give --target-flops or --target-params"
+        )
 
 
 def _config(

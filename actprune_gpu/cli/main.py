@@ -6,6 +6,7 @@ Status 0: done; 2: bad input or usage, or a file that cannot be read or written;
 from __future__ import annotations
 
 import sys
+import time
 import warnings
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +25,8 @@ _UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "
 _INTERRUPTED = 130
 # What an interrupted command goes on with, in its folder; of several processes each has its own.
 _STATES = {"prune": "moments*.safetensors", "train": "weights/last.pt"}
+# With which it is finished, but for figures and a report.
+_RESULTS = {"prune": "plan.json"}
 
 app = typer.Typer(
     name="actprune-gpu",
@@ -49,13 +52,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str], application: typer.Typer = app) -> int:
     """Run one command of an application and return its status."""
+    began = time.time()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("once")
             warnings.showwarning = _print_warning  # type: ignore[assignment]  # fewer names
             status = application(args=arguments, standalone_mode=False)
         # An interrupt comes back as a status or as an exception, depending on typer's version.
-        return _interrupted(arguments) if status == _INTERRUPTED else 0
+        return _interrupted(arguments, began) if status == _INTERRUPTED else 0
     except _UsageError as error:
         return _fail(error.format_message())
     except InputError as error:
@@ -64,15 +68,22 @@ def run(arguments: list[str], application: typer.Typer = app) -> int:
         name = f"{error.filename}: " if error.filename else ""
         return _fail(f"{name}{error.strerror or error}")
     except (KeyboardInterrupt, typer.Abort):
-        return _interrupted(arguments)
+        return _interrupted(arguments, began)
 
 
-def _interrupted(arguments: list[str]) -> int:
-    state = _STATES.get(arguments[0] if arguments else "")
-    kept = state is not None and any(_out(arguments).glob(state))
-    typer.echo(
-        f"interrupted{'; what was done is kept: go on with --resume' if kept else ''}", err=True
-    )
+def _interrupted(arguments: list[str], began: float) -> int:
+    command, folder = arguments[0] if arguments else "", _out(arguments)
+
+    def holds(names: dict[str, str], since: float) -> bool:
+        files = folder.glob(names[command]) if command in names else ()
+        return any(file.stat().st_mtime >= since for file in files)
+
+    kept = ""
+    if holds(_RESULTS, began):
+        kept = "; the pruned model and its plan are complete"
+    elif holds(_STATES, 0.0 if "--resume" in arguments else began):
+        kept = "; what was done is kept: go on with --resume"
+    typer.echo(f"interrupted{kept}", err=True)
     return _INTERRUPTED
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 
 from .compile import Function, is_missing_on_disk
 from .threads import n_threads
@@ -43,10 +44,11 @@ class Ahead:
             return
         self._begun_by = os.getpid()
         imports_alike = f"import sys; sys.path[:] = {sys.path!r}"
+        alive_with_us = f"from {__name__} import end_with_parent; end_with_parent()"
         with suppress(OSError):
             self._process = subprocess.Popen(
-                [sys.executable, "-c", f"{imports_alike}; {self._first_call}"],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-c", f"{imports_alike}; {alive_with_us}; {self._first_call}"],
+                stdin=subprocess.PIPE,  # its end tells the other that this one has ended
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
@@ -56,3 +58,13 @@ class Ahead:
         if self._process is not None and self._begun_by == os.getpid():  # not by a parent
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_PATIENCE)
+
+
+def end_with_parent() -> None:
+    """End this process when the one that has the other end of its standard input does."""
+
+    def watch() -> None:
+        os.read(sys.stdin.fileno(), 1)  # nothing is ever written
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
