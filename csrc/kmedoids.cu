@@ -115,7 +115,9 @@ extern "C" __global__ void __launch_bounds__(512, 1)
   const Chain chain = reinterpret_cast<const Chain*>(chains)[blockIdx.x];
   const Points points = points_of(chain, distances, number, position, pivot, radius);
   unsigned char* memory = room_for(chain, workspace, shared_bytes);
-  State state(memory, points.n);
+  __shared__ State state;  // as registers, its pointers would leave none with some compilers
+  if (threadIdx.x == 0) state = State(memory, points.n);
+  __syncthreads();
   int* spare = reinterpret_cast<int*>(memory + (long long)points.n * State::kBytes);
   int k = (int)chain.k;
   const int stop = (int)chain.stop, step = stop > k ? 1 : -1;

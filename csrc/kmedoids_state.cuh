@@ -71,6 +71,7 @@ struct State {
   static constexpr int kSavedBytes = 4 * 8 + 9 * 4;  // for each point
   static constexpr int kBytes = kSavedBytes + 5 * 4 + 8 + 2 * 4;
 
+  State() = default;
   __device__ State(unsigned char* memory, int n) {
     long long* wide = reinterpret_cast<long long*>(memory);
     distance_sum = wide;
