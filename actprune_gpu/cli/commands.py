@@ -107,7 +107,7 @@ def prune_command(
         criterion,
         weight,
         allocation,
-        budget or "0.25:0.5",
+        "0.25:0.5" if budget is None else budget,
         round_to=round_to,
         min_channels=min_channels,
         seed=seed,
