@@ -107,7 +107,7 @@ def prune_command(
         criterion,
         weight,
         allocation,
-        "0.25:0.5" if budget is None else budget,
+        budget,
         round_to=round_to,
         min_channels=min_channels,
         seed=seed,
@@ -121,17 +121,15 @@ def prune_command(
     from .. import yolo
     from ..devices import resolve_device
     from ..distributed import Ranks, processes
-    from ..models.ultralytics.checkpoint import load_checkpoint
-    from ..models.ultralytics.mirror import splits_of
     from ..pruning.folder import EFFECT_FILE, EFFECT_SCHEMA, PlanFolder
     from ..report import write_report
     from .output import Bars, print_cost, print_effect, print_files, print_plan
 
     with processes(), _inputs(model, data) as (model_file, data_file), Bars() as bars:
-        first = Ranks.current().rank == 0
-        if not no_val:
-            # What cannot be validated on is found out before work is done, not after.
-            splits_of(load_checkpoint(model_file).model, data_file, [val_split])
+        ranks = Ranks.current()
+        first = ranks.rank == 0
+        if not no_val:  # the first process does it, and finds out before work is done
+            ranks.on_first(lambda: _require_labels(model_file, data_file, val_split))
         result = yolo.prune(
             model_file,
             data_file,
@@ -254,6 +252,14 @@ def train_command(
     print(f"{'last':9}{result.last}")
 
 
+def _require_labels(model: Path, data: Path, split: str) -> None:
+    """Raise ``InputError`` if a model could not be validated on a split."""
+    from ..models.ultralytics.checkpoint import load_checkpoint
+    from ..models.ultralytics.mirror import splits_of
+
+    splits_of(load_checkpoint(model).model, data, [split])
+
+
 def _require_meaning(
     criterion: str,
     weight: str | None,
@@ -281,7 +287,7 @@ def _config(
     criterion: str,
     weight: str | None,
     allocation: str | None,
-    budget: str,
+    budget: str | None,
     **settings: Any,
 ) -> SelectionConfig:
     from ..selection import SelectionConfig
@@ -290,9 +296,9 @@ def _config(
     if preset == "default":  # there are images: see yolo.DEFAULT_CONFIG
         given = {"weight": weight or "reconstruct", "allocation": allocation or "damage"}
     settings.update({name: value for name, value in given.items() if value is not None})
-    return SelectionConfig.preset(
-        preset, criterion=criterion, budget=_parse_budget(budget), **settings
-    )
+    if budget is not None:
+        settings["budget"] = _parse_budget(budget)
+    return SelectionConfig.preset(preset, criterion=criterion, **settings)
 
 
 def _mode(text: str) -> Mode:
