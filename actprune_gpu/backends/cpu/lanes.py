@@ -3,9 +3,9 @@
 Lane l adds up the terms j = l, l + 32, l + 64, ... and the 32 partial sums meet in a butterfly. So
 a GPU finds the same bits, and so does any number of threads; here the lanes fill vector registers.
 
-An array of 32 sums does for most loops. Where time is short there are vectors, with which a kernel
-calculates as with numbers: they stay in registers, whereas the compiler writes an array to memory
-and reads it again for every 32 terms.
+An array of 32 sums does for most loops. Where time is short there are vectors of half of the lanes,
+with which a kernel calculates as with numbers, first for one half and then for the other: they stay
+in registers, whereas the compiler writes an array to memory and reads it again for every 32 terms.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 from .compile import inlined, kernel
 
 LANES = 32
+VECTOR = 16  # lanes: sums of all 32 are more than the registers of AVX2 hold
 
 
 class Lanes(types.Type):
@@ -37,7 +38,7 @@ class Lanes(types.Type):
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, lanes: Lanes) -> None:
         element = manager.lookup(lanes.dtype).get_value_type()
-        super().__init__(manager, lanes, ir.VectorType(element, LANES))
+        super().__init__(manager, lanes, ir.VectorType(element, VECTOR))
 
 
 def _numbers(values: list[int]) -> Any:
@@ -48,7 +49,7 @@ def _numbers(values: list[int]) -> Any:
 def _splat(builder: Any, number: Any, vector: Any) -> Any:
     undefined = ir.Constant(vector, ir.Undefined)
     one = builder.insert_element(undefined, number, cgutils.int32_t(0))
-    return builder.shuffle_vector(one, undefined, _numbers([0] * LANES))
+    return builder.shuffle_vector(one, undefined, _numbers([0] * VECTOR))
 
 
 def _define(symbol: Callable[..., Any], instruction: str) -> None:
@@ -84,7 +85,7 @@ _define(operator.truediv, "fdiv")
 
 @intrinsic
 def splat(context: Any, number: Any) -> Any:
-    """Return a vector of 32 times ``number``."""
+    """Return a vector of 16 times ``number``."""
 
     def generate(context: Any, builder: Any, typed: Any, args: Any) -> Any:
         return _splat(builder, args[0], context.get_value_type(typed.return_type))
@@ -94,7 +95,7 @@ def splat(context: Any, number: Any) -> Any:
 
 @intrinsic
 def load(context: Any, array: Any, first: Any) -> Any:
-    """Return ``array[first : first + 32]`` as a vector; nothing checks that it is all there."""
+    """Return ``array[first : first + 16]`` as a vector; nothing checks that it is all there."""
 
     def generate(context: Any, builder: Any, typed: Any, args: Any) -> Any:
         data = context.make_array(typed.args[0])(context, builder, args[0]).data
@@ -112,7 +113,7 @@ def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
 
     def generate(context: Any, builder: Any, typed: Any, args: Any) -> Any:
         vector = args[0].type
-        name = f"llvm.fma.v{LANES}f{a.dtype.bitwidth}"
+        name = f"llvm.fma.v{VECTOR}f{a.dtype.bitwidth}"
         of_three = ir.FunctionType(vector, [vector] * 3)
         return builder.call(cgutils.get_or_insert_function(builder.module, of_three, name), args)
 
@@ -121,11 +122,11 @@ def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
 
 @intrinsic
 def butterfly(context: Any, lanes: Any) -> Any:
-    """Add up a vector, halves onto halves."""
+    """Add up a vector, halves onto halves: the sum of both halves of the lanes, added first."""
 
     def generate(context: Any, builder: Any, typed: Any, args: Any) -> Any:
         (total,) = args
-        width = LANES
+        width = VECTOR
         while width > 1:
             width //= 2
             low, high = (

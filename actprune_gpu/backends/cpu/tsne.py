@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .barrier import wait_for_all
 from .compile import device, inlined, kernel
-from .lanes import LANES, add_up, butterfly, fma, load, splat, sum_of_lanes
+from .lanes import LANES, VECTOR, add_up, butterfly, fma, load, splat, sum_of_lanes
 from .math import log
 from .threads import in_step, in_threads, n_threads
 
@@ -68,23 +68,30 @@ def _gradient_rows(p, y, first, last, sums):
     ``p`` and ``y`` are padded, see `_pad`.
     """
     one, x_row, y_row = np.float32(1.0), y[0], y[1]
-    ones = splat(one)
+    ones, zeros = splat(one), splat(np.float32(0.0))
     for i in range(first, last):
         row, xi, yi = p[i], x_row[i], y_row[i]
-        z = splat(np.float32(0.0))
-        attraction_x, attraction_y, repulsion_x, repulsion_y = z, z, z, z
-        for base in range(0, p.shape[1], LANES):
-            j = np.uintp(base)
-            dx, dy = xi - load(x_row, j), yi - load(y_row, j)
-            q = one / fma(dy, dy, fma(dx, dx, ones))
-            pq = load(row, j) * q
-            qq = q * q
-            z += q
-            attraction_x = fma(pq, dx, attraction_x)
-            attraction_y = fma(pq, dy, attraction_y)
-            repulsion_x = fma(qq, dx, repulsion_x)
-            repulsion_y = fma(qq, dy, repulsion_y)
-        sums[0, i] = butterfly(z) - one  # without the point itself
+        q_sum = zeros
+        attraction_x, attraction_y, repulsion_x, repulsion_y = zeros, zeros, zeros, zeros
+        for half in range(0, LANES, VECTOR):
+            z, pqx, pqy, qqx, qqy = zeros, zeros, zeros, zeros, zeros
+            for base in range(half, p.shape[1], LANES):
+                j = np.uintp(base)
+                dx, dy = xi - load(x_row, j), yi - load(y_row, j)
+                q = one / fma(dy, dy, fma(dx, dx, ones))
+                pq = load(row, j) * q
+                qq = q * q
+                z += q
+                pqx = fma(pq, dx, pqx)
+                pqy = fma(pq, dy, pqy)
+                qqx = fma(qq, dx, qqx)
+                qqy = fma(qq, dy, qqy)
+            q_sum += z
+            attraction_x += pqx
+            attraction_y += pqy
+            repulsion_x += qqx
+            repulsion_y += qqy
+        sums[0, i] = butterfly(q_sum) - one  # without the point itself
         sums[1, i], sums[2, i] = butterfly(attraction_x), butterfly(attraction_y)
         sums[3, i], sums[4, i] = butterfly(repulsion_x), butterfly(repulsion_y)
 
