@@ -140,7 +140,8 @@ extern "C" __global__ void __launch_bounds__(512, 1)
       cross(points, state, shared, k, near + (long long)(k - 2) * points.n,
             bits + (long long)(k - 2) * points.n_chunks());
     }
-    settle(points, state, shared, reinterpret_cast<int*>(memory), spare, k, random);
+    const int kicks = n_kicks(points.n, k, chain.crossed);
+    settle(points, state, shared, reinterpret_cast<int*>(memory), spare, k, kicks, random);
     record(points, state, shared, k, loss, mss_mean, mss_nearest, bits, near);
   }
 }

@@ -3,8 +3,6 @@
 #pragma once
 #include "kmedoids_state.cuh"
 
-constexpr int kKicks = 3;
-
 // Flags the chunks that hold points of a cluster for this warp; returns the cluster's reach.
 __device__ long long survey(const Points& points, const State& state, unsigned* member_chunks,
                             int medoid) {
@@ -149,8 +147,14 @@ __device__ void remove_cheapest(const Points& points, State& state, Shared& shar
   remove(points, state, shared, k, points.point_of(cheapest));
 }
 
-// Whether clusterings get kicks: see KICKED in backends/plane.py.
-__device__ __forceinline__ bool is_kicked(int n_points) { return n_points < 192; }
+// Whether any clustering gets kicks, and how many: see backends/plane.py.
+__device__ __forceinline__ bool is_kicked(int n_points) { return n_points <= 1024; }
+
+__device__ __forceinline__ int n_kicks(int n_points, int k, bool crossed) {
+  if (k >= n_points - 1) return 0;
+  if (n_points < 192) return 3;
+  return crossed && k < 28 && n_points <= 1024 ? 5 : 0;
+}
 
 // An integer below `below`, from SplitMix64.
 __device__ int draw(unsigned long long& random, int below) {
@@ -200,11 +204,10 @@ __device__ void copy_state(const int* from, int* to, int n) {
   __syncthreads();
 }
 
-// Descends, and again after each of some kicks, going back if that ended higher. What is
+// Descends, and again after each of so many kicks, going back if that ended higher. What is
 // saved in `spare` meanwhile has an empty agenda.
 __device__ void settle(const Points& points, State& state, Shared& shared, int* memory, int* spare,
-                       int k, unsigned long long& random) {
-  const int kicks = is_kicked(points.n) && k < points.n - 1 ? kKicks : 0;
+                       int k, int kicks, unsigned long long& random) {
   long long lowest = kNone;
   for (int done = 0;; ++done) {
     descend(points, state, shared, k);

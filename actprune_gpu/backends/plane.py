@@ -14,14 +14,14 @@ from torch import Tensor
 DISTANCE_BITS = 30
 # With fewer points than this, one chain goes up and one down: many in segments end higher.
 _ONE_CHAIN = 640
-# With fewer points than this, clusterings get kicks; with more each costs more and gives less.
-KICKED = 192
+# With fewer points than this, kicks and starts of other origin pay for themselves at once.
+_FEW_POINTS = 192
+# With more than this, neither does.
+_MANY_POINTS = 1024
 # With fewer clusters than this, the optima of single swaps differ most, and a k costs most.
 _FEW_CLUSTERS = 18
-# With fewer than this they still differ, for which one chain over all these k does.
+# With fewer than this they still differ.
 _SEVERAL_CLUSTERS = 28
-# With more points than this, starts of other origin cost more than they give.
-_MANY_POINTS = 1024
 _LONGEST_SEGMENT = 512  # values of k
 _LEAF = 16  # points
 
@@ -87,13 +87,31 @@ def second_pass(n_points: int) -> list[tuple[int, int]]:
     return [(min(last, n_points - 1), first - 1) for first, last in segments(n_points, 4)]
 
 
+def is_kicked(n_points: int) -> bool:
+    """Return whether any clustering of so many points gets kicks."""
+    return n_points <= _MANY_POINTS
+
+
+def n_kicks(n_points: int, k: int, crossed: bool) -> int:
+    """Return how many kicks a clustering by k gets.
+
+    With few points every one does. With more, those by a small k do that have crossed with what was
+    there before: five kicks give as much as the starts of third and fourth pass, in less time.
+    """
+    if k >= n_points - 1:
+        return 0
+    if n_points < _FEW_POINTS:
+        return 3
+    return 5 if crossed and k < _SEVERAL_CLUSTERS and n_points <= _MANY_POINTS else 0
+
+
 def third_pass(n_points: int) -> list[tuple[int, int]]:
     """Return ``(k, stop)`` of the chains of the third pass: a step down to each small k.
 
     Each starts from k points at random, the first ones of ``at_random``, and crosses with the best
-    so far, which all descends from one another. With many points nothing comes of it.
+    so far, which all descends from one another.
     """
-    if n_points > _MANY_POINTS:
+    if n_points >= _FEW_POINTS:
         return []
     return [(k + 1, k - 1) for k in range(min(_FEW_CLUSTERS, n_points) - 1, 1, -1)]
 
@@ -105,7 +123,7 @@ def fourth_pass(n_points: int) -> list[tuple[int, int]]:
     That lies nearer to an optimum than points at random do, and leads to others.
     """
     largest = min(_SEVERAL_CLUSTERS, (n_points - 1) // 2)
-    if n_points > _MANY_POINTS:
+    if n_points >= _FEW_POINTS:
         return []
     several = [(largest, _FEW_CLUSTERS - 1)] if largest > _FEW_CLUSTERS else []
     return several + [(k + 1, k - 1) for k in range(min(_FEW_CLUSTERS, largest) - 1, 1, -1)]

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ...errors import InputError
 from ..plane import (
-    KICKED,
     at_random,
     distance_unit,
     fourth_pass,
     has_segments,
+    is_kicked,
     middle,
     second_pass,
     segments,
@@ -236,7 +236,7 @@ class _Sweeps:
 
 def room_bytes(n: int) -> int:
     """Return the bytes for each point of a chain's state, and of the copy that kicks go back to."""
-    return _STATE_BYTES + (_SAVED_BYTES if n < KICKED else 0)
+    return _STATE_BYTES + (_SAVED_BYTES if is_kicked(n) else 0)
 
 
 def _words(flags: Tensor) -> Tensor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...plane import KICKED
+from ... import plane
 from ..compile import device
 from .search import descend
 from .space import NONE
 from .state import NEAR, PLACE, SIZE, add, loss_of, nearest, remove
 
-_KICKS = 3
+n_kicks = device(plane.n_kicks)
 
 
 @device
@@ -48,15 +48,15 @@ def move(d, f, i, k, medoid, random):
 
 
 @device
-def shake(d, f, i, k, spare_f, spare_i, random):
-    """Move two neighbouring medoids, descend, and go back if that ended higher."""
+def shake(d, f, i, k, spare_f, spare_i, random, kicks):
+    """Move two neighbouring medoids, descend, and go back if that ended higher: ``kicks`` times."""
     n = d.shape[0]
-    if n >= KICKED or k >= n - 1:
+    if kicks == 0:
         return random
     lowest = loss_of(f, n)
     copy(f, spare_f)
     copy(i, spare_i)
-    for kick in range(_KICKS):
+    for kick in range(kicks):
         random, point = draw(random, n)  # of a medoid's points: a medoid alone cannot move
         medoid = i[NEAR, point]
         neighbour, _ = nearest(d, f, i, k, medoid, medoid)
@@ -67,7 +67,7 @@ def shake(d, f, i, k, spare_f, spare_i, random):
         if loss > lowest:
             copy(spare_f, f)
             copy(spare_i, i)
-        elif kick < _KICKS - 1:
+        elif kick < kicks - 1:
             lowest = loss
             copy(f, spare_f)
             copy(i, spare_i)

@@ -27,7 +27,7 @@ from ..compile import device, kernel
 from ..math import float_bits
 from ..threads import Tasks, map_items, n_threads
 from .cross import cross
-from .kicks import shake
+from .kicks import n_kicks, shake
 from .search import build, descend, remove_cheapest
 from .space import BLOCK, NUMBER, find_pivots, fixed_point
 from .state import (
@@ -133,7 +133,8 @@ def chain(d, f, i, spare_f, spare_i, is_medoid, k, stop, step, crossed, best):
             if crossing:
                 cross(d, f, i, k, best.near[k - 2], best.is_medoid[k - 2])
             descend(d, f, i, k)
-        random = shake(d, f, i, k, spare_f, spare_i, random)
+        kicks = n_kicks(d.shape[0], k, crossed)
+        random = shake(d, f, i, k, spare_f, spare_i, random, kicks)
         record(f, i, k, best)
 
 
