@@ -10,7 +10,7 @@ from helpers import with_threads
 
 from actprune_gpu.backends.cpu import compile as compiling
 from actprune_gpu.backends.cpu.barrier import wait_for_all
-from actprune_gpu.backends.cpu.lanes import LANES, butterfly, fma, load, splat
+from actprune_gpu.backends.cpu.lanes import VECTOR, butterfly, fma, load, splat
 from actprune_gpu.backends.cpu.threads import Tasks, in_step, in_threads, n_threads, single_threaded
 
 
@@ -18,17 +18,17 @@ from actprune_gpu.backends.cpu.threads import Tasks, in_step, in_threads, n_thre
 def test_vectors_calculate_as_numbers_do(dtype):
     def mixed(a, b, number):
         total = splat(number)
-        for base in range(0, a.shape[0], LANES):
+        for base in range(0, a.shape[0], VECTOR):
             x, y = load(a, np.uintp(base)), load(b, np.uintp(base))
             total += (x * y - number) / (number + y * y) + x
         return butterfly(total)
 
     random = np.random.default_rng(0)
-    a, b = random.normal(size=(2, 3 * LANES)).astype(dtype)
+    a, b = random.normal(size=(2, 3 * VECTOR)).astype(dtype)
     number = dtype(1.5)
     terms = (a * b - number) / (number + b * b) + a
-    lanes = np.full(LANES, number)
-    for row in terms.reshape(-1, LANES):
+    lanes = np.full(VECTOR, number)
+    for row in terms.reshape(-1, VECTOR):
         lanes += row
     while len(lanes) > 1:
         lanes = lanes[: len(lanes) // 2] + lanes[len(lanes) // 2 :]
@@ -44,7 +44,7 @@ def test_a_multiply_add_is_rounded_once(dtype, digits):
     a = dtype(1.0 + 2.0**-digits)
     c = dtype(-1.0 - 2.0 ** (1 - digits))  # leaves what is lost where the product is rounded
     assert a * a + c == 0.0
-    assert compiling._compile(rest)(a, c) == LANES * 2.0 ** (-2 * digits)
+    assert compiling._compile(rest)(a, c) == VECTOR * 2.0 ** (-2 * digits)
 
 
 @pytest.mark.parametrize("n_parts", [1, 2, 3, 5])  # more than there are cores

@@ -73,7 +73,7 @@ def _gradient_rows(p, y, first, last, sums):
         row, xi, yi = p[i], x_row[i], y_row[i]
         q_sum = zeros
         attraction_x, attraction_y, repulsion_x, repulsion_y = zeros, zeros, zeros, zeros
-        for half in range(0, LANES, VECTOR):
+        for half in range(0, min(LANES, p.shape[1]), VECTOR):
             z, pqx, pqy, qqx, qqy = zeros, zeros, zeros, zeros, zeros
             for base in range(half, p.shape[1], LANES):
                 j = np.uintp(base)
@@ -186,11 +186,11 @@ def _optimise(
 
 
 def _pad(array: Floats, value: float) -> Floats:
-    """Return ``array`` with ``value`` at the end of its rows, to a multiple of 32 columns.
+    """Return ``array`` with ``value`` at the end of its rows, to a multiple of 16 columns.
 
     Affinities with 0 and coordinates with `_FAR` change no sum: q is 1 / infinity, exactly 0.
     """
-    missing = -array.shape[-1] % LANES
+    missing = -array.shape[-1] % VECTOR
     widths = [(0, 0)] * (array.ndim - 1) + [(0, missing)]
     return np.pad(array, widths, constant_values=value) if missing else array
 
