@@ -85,7 +85,8 @@ def require_points(points: Tensor) -> None:
     """Raise ``InputError`` unless distances between ``points [N, 2]`` can be calculated with."""
     require_finite(points, "points")
     if len(points):
-        lowest, highest = points.aminmax(dim=0)
+        # Not aminmax, which wakes PyTorch's threads even for a few: they spin beside ours.
+        lowest, highest = points.amin(0), points.amax(0)
         extent = float((highest / 2.0 - lowest / 2.0).max())  # half of it, which is finite
         if extent and not _SMALLEST_EXTENT <= extent <= _LARGEST_EXTENT:
             raise InputError(
