@@ -6,11 +6,12 @@ k + 1 less the cheapest medoid. Few points get one chain each way; where the two
 over what the other has done, and crosses its clustering of every k with that one: points whose
 medoids are the same in both part the plane into regions, and of each the better half is taken. At
 every k some random kicks follow. Many points get chains for segments of k, up and then down, which
-depend on N alone. As optima of single swaps differ most at small k, with few points each of these is
-then crossed with the optimum that a random start leads to, and with that of every second medoid of
-the clustering by twice as many; with more points the kicks are for small k only. Every swap is the steepest one of all (medoid, candidate) pairs,
-with ties to the lowest medoid and then the lowest candidate, and what is random has a fixed seed,
-so the result does not depend on how the search is organised.
+depend on N alone. As optima of single swaps differ most at small k, with few points each of these
+is then crossed with the optimum that a random start leads to, and with that of every second medoid
+of the clustering by twice as many; with more points the kicks are for small k only. Every swap is
+the steepest one of all (medoid, candidate) pairs, with ties to the lowest medoid and then the
+lowest candidate, and what is random has a fixed seed, so the result does not depend on how the
+search is organised.
 
 The loss change of "remove medoid i, add candidate c" splits into (Schubert and Rousseeuw 2021)
 
