@@ -97,7 +97,7 @@ def _symmetric_rows(conditional, first, last, out):
 
 def affinities(squared: Tensor, perplexity: float) -> Tensor:
     n = squared.shape[0]
-    conditional, joint = np.empty((2, n, n), np.float32)
+    conditional, joint = np.empty((n, n), np.float32), np.empty((n, n), np.float32)
     in_threads(
         lambda first, last: _conditional_rows(
             squared.numpy(),
