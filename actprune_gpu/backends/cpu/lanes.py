@@ -122,7 +122,7 @@ def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
 
 @intrinsic
 def butterfly(context: Any, lanes: Any) -> Any:
-    """Add up a vector, halves onto halves: the sum of both halves of the lanes, added first."""
+    """Add up a vector, halves onto halves: that of all 32 lanes, once their halves are added."""
 
     def generate(context: Any, builder: Any, typed: Any, args: Any) -> Any:
         (total,) = args
