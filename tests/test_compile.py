@@ -12,9 +12,9 @@ import pytest
 
 from actprune_gpu.backends.cpu import compile as compiling
 from actprune_gpu.backends.cpu import separability, tsne
-from actprune_gpu.backends.cpu.kmedoids import sweep
+from actprune_gpu.backends.cpu.kmedoids.chain import chain, grow
 
-KERNELS = [sweep.chain, sweep.grow, separability._jeffries_matusita_rows, tsne._optimise]
+KERNELS = [chain, grow, separability._jeffries_matusita_rows, tsne._optimise]
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.__name__)
@@ -75,13 +75,13 @@ import numpy, torch
 from actprune_gpu.backends.cpu.lanes import add_up
 from actprune_gpu.backends.cpu.ahead import Ahead
 torch.set_num_threads({n_threads})
-ahead = Ahead(add_up, {first_call!r})
+ahead = Ahead(add_up, {there!r}, lambda: print('here'))
 ahead.start()
 ahead.wait()
 add_up(numpy.ones(64), numpy.zeros(32))
 print(ahead._process is not None, sum(add_up.stats.cache_hits.values()))
 """
-FIRST_CALL = (
+COMPILES = (
     "import numpy; from actprune_gpu.backends.cpu.lanes import add_up;"
     "add_up(numpy.ones(64), numpy.zeros(32))"
 )
@@ -100,7 +100,7 @@ def in_a_new_process(code, cache):
 
 def test_kernels_run_where_nothing_can_be_written_to(tmp_path):
     """As in a container that is read-only, where Numba would not even define the function."""
-    run = in_a_new_process(NOWHERE + ADD_UP.format(n_threads=2, first_call=FIRST_CALL), tmp_path)
+    run = in_a_new_process(NOWHERE + ADD_UP.format(n_threads=2, there=COMPILES), tmp_path)
     assert not list(tmp_path.iterdir())
     assert run.stderr.count("set NUMBA_CACHE_DIR to a folder that can be written to") == 1
 
@@ -109,9 +109,9 @@ def test_kernels_run_where_nothing_can_be_written_to(tmp_path):
 def test_what_compiles_ahead_ends_with_the_process_that_began_it(tmp_path):
     forever = "import time; time.sleep(600)"
     code = ADD_UP.partition("ahead.wait()")[0] + "print(ahead._process.pid)"
-    run = in_a_new_process(code.format(n_threads=2, first_call=forever), tmp_path)
+    run = in_a_new_process(code.format(n_threads=2, there=forever), tmp_path)
     deadline = time.monotonic() + 60.0
-    while is_running(int(run.stdout)):
+    while is_running(int(run.stdout.split()[-1])):
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -124,12 +124,16 @@ def is_running(process):
 
 
 @pytest.mark.parametrize(
-    ("n_threads", "first_call", "found"),
-    [(2, FIRST_CALL, ["True", "1"]), (1, FIRST_CALL, ["False", "0"]), (2, "1 / 0", ["True", "0"])],
+    ("n_threads", "there", "found"),
+    [
+        (2, COMPILES, ["here", "True", "1"]),
+        (1, COMPILES, ["False", "0"]),
+        (2, "1 / 0", ["here", "True", "0"]),
+    ],
     ids=["another process", "one thread", "it fails"],
 )
-def test_another_process_compiles_ahead_or_else_this_one(tmp_path, n_threads, first_call, found):
-    code = ADD_UP.format(n_threads=n_threads, first_call=first_call)
+def test_another_process_compiles_ahead_or_else_this_one(tmp_path, n_threads, there, found):
+    code = ADD_UP.format(n_threads=n_threads, there=there)
     assert in_a_new_process(code, tmp_path).stdout.split() == found
     assert in_a_new_process(code, tmp_path).stdout.split() == ["False", "1"]  # it is on disk now
 
@@ -138,24 +142,24 @@ def test_the_sweep_is_compiled_ahead_from_the_first_step_on(tmp_path):
     code = """
 import torch
 from actprune_gpu.backends import backend_of
-from actprune_gpu.backends.cpu.kmedoids.sweep import ahead
+from actprune_gpu.backends.cpu.kmedoids.chain import ahead, evaluate
 torch.set_num_threads(2)
 backend_of(torch.zeros(1))
-print(ahead._process is not None)
+print(ahead._process is not None, len(evaluate.signatures))
 ahead._process.kill()
 ahead.wait()
 """
-    assert in_a_new_process(code, tmp_path).stdout.split() == ["True"]
+    assert in_a_new_process(code, tmp_path).stdout.split() == ["True", "1"]
 
 
-def test_what_is_called_ahead_is_what_the_sweep_calls(tmp_path):
+def test_what_is_compiled_ahead_is_what_the_sweep_calls(tmp_path):
     code = """
 import torch
-from actprune_gpu.backends.cpu.kmedoids import sweep
-exec(sweep.ahead._first_call, {})
-print(sweep.chain.signatures)
+from actprune_gpu.backends.cpu.kmedoids import chain, sweep
+chain.compile_evaluate()
+{there}
 sweep.kmedoids_sweep([torch.rand(40, 2)])
-print(sweep.chain.signatures)
+print(len(chain.chain.signatures), len(chain.evaluate.signatures))
 """
-    compiled, called = in_a_new_process(code, tmp_path).stdout.splitlines()
-    assert compiled == called != "[]"
+    there = "exec(chain.ahead._there, {})"
+    assert in_a_new_process(code.format(there=there), tmp_path).stdout.split() == ["1", "1"]

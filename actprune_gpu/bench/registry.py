@@ -22,6 +22,7 @@ class CaseKind:
 
 
 CASES = {
+    "cold-start": CaseKind(cold_start, (256,), (), repeats=3),
     "gather": CaseKind(gathering, (64,), (16,)),
     "separability": CaseKind(cases.separability, (64, 128, 256, 512), (64, 128)),
     "tsne": CaseKind(cases.tsne_case, (64, 128, 256, 512, 2048), (64,)),
@@ -38,5 +39,4 @@ CASES = {
     "layers": CaseKind(cases.layers, (57,), (20,)),
     "large-separability": CaseKind(cases.large_separability, (2048,), (), repeats=1),
     "large-selection": CaseKind(cases.large_selection, (16384,), (), repeats=1),
-    "cold-start": CaseKind(cold_start, (256,), (), repeats=3),
 }

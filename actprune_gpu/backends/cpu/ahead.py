@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
@@ -24,12 +25,15 @@ class Ahead:
 
     Args:
         kernel: What takes long to compile.
-        first_call: Python code that calls it.
+        there: Python code that compiles it.
+        here: Compiles a part of it that is kept on disk by itself. That is done in this process
+            while the other one starts.
     """
 
-    def __init__(self, kernel: Function, first_call: str) -> None:
+    def __init__(self, kernel: Function, there: str, here: Callable[[], None]) -> None:
         self._kernel = kernel
-        self._first_call = first_call
+        self._there = there
+        self._here = here
         self._process: subprocess.Popen[bytes] | None = None
         self._begun_by = os.getpid()
 
@@ -47,11 +51,12 @@ class Ahead:
         alive_with_us = f"from {__name__} import end_with_parent; end_with_parent()"
         with suppress(OSError):
             self._process = subprocess.Popen(
-                [sys.executable, "-c", f"{imports_alike}; {alive_with_us}; {self._first_call}"],
+                [sys.executable, "-c", f"{imports_alike}; {alive_with_us}; {self._there}"],
                 stdin=subprocess.PIPE,  # its end tells the other that this one has ended
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
+            self._here()
 
     def wait(self) -> None:
         """Return when the kernel is on disk, if it was begun."""

@@ -80,6 +80,11 @@ def kernel(function: Function) -> Function:
     return compiled
 
 
+def compile_for(kernel: Any, *types: Any) -> None:
+    """Compile a kernel for arguments of Numba's ``types``, or load it, without a call."""
+    kernel.compile(types)
+
+
 def is_missing_on_disk(compiled: Function) -> bool:
     """Return whether compiled code of a kernel could be on disk, and is not."""
     cache_file = _cache_file(compiled)

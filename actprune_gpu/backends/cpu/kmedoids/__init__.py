@@ -34,6 +34,7 @@ Distances are integers (fixed point): their sums are exact in any order, as long
 together, and looked at in blocks of 16; that order has no influence on the result.
 """
 
-from .sweep import ahead, kmedoids_sweep, simplified_silhouette
+from .chain import ahead
+from .sweep import kmedoids_sweep, simplified_silhouette
 
 __all__ = ["ahead", "kmedoids_sweep", "simplified_silhouette"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..compile import device, inlined
+from ..compile import device, inlined, kernel
 from .space import BLOCK, NONE, RADIUS, SLACK, before
 from .state import (
     BEST,
@@ -116,7 +116,7 @@ def promising(d, f, i, medoid, n_members, size):
     return size
 
 
-@device
+@kernel
 def evaluate(d, f, i, medoid):
     """Find the best candidate in the ball of ``medoid``."""
     reach, n_members = 0.0, 0
