@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -213,9 +214,7 @@ def _initial(squared: Tensor, init: Init | Array, seed: int) -> Tensor:
     if isinstance(init, str):
         if init not in ("pca", "random"):
             raise InputError(f"init must be 'pca', 'random' or an array [N, 2], got {init!r}")
-        # RandomState's stream is frozen, unlike that of newer generators.
-        noise = torch.from_numpy(np.random.RandomState(seed).standard_normal((n, 2)))
-        start = noise.to(squared.device)
+        start = _noise(n, seed).to(squared.device)
         if init == "pca":
             axes = backend_of(squared).principal_axes(squared)
             start = torch.where((axes != 0.0).any(0), axes, start)
@@ -225,3 +224,9 @@ def _initial(squared: Tensor, init: Init | Array, seed: int) -> Tensor:
     if start.shape[0] != n:
         raise InputError(f"init must have shape [{n}, 2], got {list(start.shape)}")
     return start.to(squared.device)
+
+
+@lru_cache(64)  # it takes a fiftieth of a small selection to set up a generator
+def _noise(n_points: int, seed: int) -> Tensor:
+    # RandomState's stream is frozen, unlike that of newer generators.
+    return torch.from_numpy(np.random.RandomState(seed).standard_normal((n_points, 2)))

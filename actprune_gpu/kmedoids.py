@@ -13,7 +13,9 @@ from .backends import backend_of
 from .errors import InputError
 from .scalars import whole_number
 
-_TILE = 1 << 24  # distances from points to medoids held at a time
+# Distances from points to medoids held at a time: on the CPU so few that PyTorch does not wake its
+# threads, which would spin beside those of the next layer.
+_TILE = {"cpu": 1 << 14, "cuda": 1 << 24}
 # Of the points, beyond which squares of distances leave the range of float64.
 _LARGEST_EXTENT, _SMALLEST_EXTENT = 1e150, 1e-150
 
@@ -66,7 +68,7 @@ class KMedoidsSweep:
         medoids = flags.flatten()[:n].nonzero().flatten()
         points = self._points.double()
         at = points[medoids]
-        parts = torch.split(points, max(1, _TILE // k))
+        parts = torch.split(points, max(1, _TILE[points.device.type] // k))
         labels = torch.cat([_nearest(part, at) for part in parts])
         labels[medoids] = torch.arange(k, device=labels.device)
         loss = float(self.loss[k - 2])

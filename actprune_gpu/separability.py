@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import compress
 
 import torch
 from torch import Tensor
 
 from .arrays import require_finite
 from .backends import backend_of
-from .backends.protocol import ClassStatistics
+from .backends.protocol import MIN_SAMPLES, ClassStatistics
 from .errors import InputError
 from .moments import ClassMoments, require_moments
 from .scalars import real_number
-
-_MIN_SAMPLES = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,23 +76,15 @@ def class_statistics(
     std_floor = real_number(std_floor, "std_floor")
     if not std_floor > 0.0:
         raise InputError(f"std_floor must be positive, got {std_floor}")
-    used = (moments.count >= _MIN_SAMPLES).any(1)
+    statistics, used = backend_of(moments.count).class_statistics(
+        moments.count, moments.mean, moments.m2, std_floor
+    )
     classes, left_out = (
-        tuple(
-            name
-            for name, flag in zip(moments.class_names, used.tolist(), strict=True)
-            if flag is is_used
-        )
-        for is_used in (True, False)
+        tuple(compress(moments.class_names, flags.tolist())) for flags in (used, ~used)
     )
     if len(classes) < 2:
         raise InputError(
-            f"moments must have at least 2 classes with {_MIN_SAMPLES} samples, got "
+            f"moments must have at least 2 classes with {MIN_SAMPLES} samples, got "
             f"{len(classes)} of {moments.n_classes}"
         )
-    statistics = ClassStatistics(
-        moments.count[used].T.contiguous(),
-        moments.mean[used].T.contiguous(),
-        moments.variance[used].sqrt().clamp(min=std_floor).T.contiguous(),
-    )
     return statistics, classes, left_out

@@ -10,30 +10,63 @@ from helpers import with_threads
 
 from actprune_gpu.backends.cpu import compile as compiling
 from actprune_gpu.backends.cpu.barrier import wait_for_all
-from actprune_gpu.backends.cpu.lanes import VECTOR, butterfly, fma, load, splat
+from actprune_gpu.backends.cpu.lanes import (
+    WIDE_VECTOR,
+    butterfly,
+    floor,
+    fma,
+    load,
+    splat,
+    square_root,
+    store,
+)
+from actprune_gpu.backends.cpu.math import exp
 from actprune_gpu.backends.cpu.threads import Tasks, in_step, in_threads, n_threads, single_threaded
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_vectors_calculate_as_numbers_do(dtype):
-    def mixed(a, b, number):
+    width = 64 // np.dtype(dtype).itemsize
+
+    def mixed(a, b, number, out):
         total = splat(number)
-        for base in range(0, a.shape[0], VECTOR):
-            x, y = load(a, np.uintp(base)), load(b, np.uintp(base))
-            total += (x * y - number) / (number + y * y) + x
+        for base in range(0, a.shape[0], width):
+            at = np.uintp(base)
+            x, y = load(a, at), load(b, at)
+            term = (x * y - number) / (number + y * y) + floor(x) + max(y, x)
+            store(out, at, square_root(max(term, number)))
+            total += term
         return butterfly(total)
 
     random = np.random.default_rng(0)
-    a, b = random.normal(size=(2, 3 * VECTOR)).astype(dtype)
-    number = dtype(1.5)
-    terms = (a * b - number) / (number + b * b) + a
-    lanes = np.full(VECTOR, number)
-    for row in terms.reshape(-1, VECTOR):
+    a, b = random.normal(size=(2, 3 * width)).astype(dtype)
+    number, out = dtype(1.5), np.empty_like(a)
+    terms = (a * b - number) / (number + b * b) + np.floor(a) + np.maximum(a, b)
+    lanes = np.full(width, number)
+    for row in terms.reshape(-1, width):
         lanes += row
     while len(lanes) > 1:
         lanes = lanes[: len(lanes) // 2] + lanes[len(lanes) // 2 :]
-    result = compiling._compile(mixed)(a, b, number)
+    result = compiling._compile(mixed)(a, b, number, out)
     assert dtype(result) == lanes[0]
+    assert np.array_equal(out, np.sqrt(np.maximum(terms, number)))
+
+
+def test_exp_of_vectors_is_that_of_numbers():
+    def of_numbers(x, out):
+        for i in range(x.shape[0]):
+            out[i] = exp(x[i])
+
+    def of_vectors(x, out):
+        for base in range(0, x.shape[0], WIDE_VECTOR):
+            store(out, np.uintp(base), exp(load(x, np.uintp(base))))
+
+    x = np.linspace(-800.0, 700.0, 100 * WIDE_VECTOR)
+    results = np.empty((2, len(x)))
+    for function, out in zip((of_numbers, of_vectors), results, strict=True):
+        compiling._compile(function)(x, out)
+    assert np.array_equal(*results)
+    assert np.allclose(results[0], np.exp(np.maximum(x, -708.0)), rtol=1e-15, atol=0.0)
 
 
 @pytest.mark.parametrize(("dtype", "digits"), [(np.float32, 12), (np.float64, 27)])
@@ -44,7 +77,8 @@ def test_a_multiply_add_is_rounded_once(dtype, digits):
     a = dtype(1.0 + 2.0**-digits)
     c = dtype(-1.0 - 2.0 ** (1 - digits))  # leaves what is lost where the product is rounded
     assert a * a + c == 0.0
-    assert compiling._compile(rest)(a, c) == VECTOR * 2.0 ** (-2 * digits)
+    width = 64 // np.dtype(dtype).itemsize
+    assert compiling._compile(rest)(a, c) == width * 2.0 ** (-2 * digits)
 
 
 @pytest.mark.parametrize("n_parts", [1, 2, 3, 5])  # more than there are cores

@@ -9,7 +9,7 @@ import torch
 from cuda_device import CPU, ON_GPU, backend, equal, made
 from digests import statistics
 
-from actprune_gpu import kmedoids_sweep
+from actprune_gpu import kmedoids, kmedoids_sweep
 from actprune_gpu.backends import map_devices
 from actprune_gpu.backends.cuda import separability
 from actprune_gpu.backends.cuda.memory import MemoryShortageError
@@ -128,5 +128,5 @@ def test_an_item_that_does_not_fit_even_alone_is_an_error(streams):
 def test_labels_are_found_tile_by_tile(monkeypatch):
     sweep = kmedoids_sweep(points(50))
     want = [sweep.clustering(k).cluster_labels for k in (2, 17, 49)]
-    monkeypatch.setattr("actprune_gpu.kmedoids._TILE", 100)
+    monkeypatch.setitem(kmedoids._TILE, "cpu", 100)
     assert all(map(torch.equal, want, [sweep.clustering(k).cluster_labels for k in (2, 17, 49)]))

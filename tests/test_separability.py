@@ -20,8 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import class_moments_ref, jeffries_matusita_ref
 
+from actprune_gpu.backends.cpu import separability as on_cpu
 from actprune_gpu.moments import ClassMoments
-from actprune_gpu.separability import jeffries_matusita
+from actprune_gpu.separability import class_statistics, jeffries_matusita
 
 GRID = 2.0**-15
 seeds = st.integers(0, 2**32 - 1)
@@ -214,6 +215,22 @@ def test_number_of_threads_does_not_matter():
     moments = random_moments(320, n_classes=30)  # [320, 435]: enough for the work to be shared
     first, *others = (with_threads(n, lambda: jeffries_matusita(moments).matrix) for n in (1, 2, 3))
     assert all(same(first, other) for other in others)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+@pytest.mark.parametrize(("c", "n_classes"), [(3, 2), (8, 17), (21, 30), (67, 24)])
+def test_distances_are_those_between_rows(c, n_classes, n_threads, monkeypatch):
+    moments = random_moments(c, n_classes)
+    steps = jeffries_matusita(moments).matrix.double() / GRID
+    squared = (steps[:, None] - steps).square().sum(2)
+    # As if there were much to do, in calls of one tile of pairs each.
+    monkeypatch.setattr(on_cpu, "_MIN_SEPARABILITIES", 1)
+    monkeypatch.setattr(on_cpu, "_MAX_PRODUCTS", 1)
+    statistics = class_statistics(moments)[0]
+    found = with_threads(n_threads, lambda: on_cpu.separability_distances(statistics))
+    assert torch.equal(found.squared, squared)
+    assert torch.equal(found.row_mean, steps.sum(1) / steps.shape[1] * GRID)
+    assert torch.equal(found.row_max, steps.amax(1) * GRID)
 
 
 @pytest.mark.parametrize("n_seen", [0, 1])

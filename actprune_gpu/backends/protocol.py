@@ -16,6 +16,7 @@ from torch import Tensor
 # Separability lies on the grid of multiples of 2**-15: rows are then small integers, and sums of
 # products of rows are exact in float64 whatever their order.
 SEPARABILITY_STEP = 2.0**-15
+MIN_SAMPLES = 2  # of a class, for a variance
 
 
 Item = TypeVar("Item")
@@ -65,6 +66,15 @@ class Backend(Protocol):
 
         ``features [B, C, H, W]`` floating point, ``cells [N, 3]`` int64 rows (batch, y, x),
         ``labels [N]`` int64.
+        """
+
+    def class_statistics(
+        self, count: Tensor, mean: Tensor, m2: Tensor, std_floor: float
+    ) -> tuple[ClassStatistics, Tensor]:
+        """Return the statistics of the classes in which a channel has MIN_SAMPLES, and which.
+
+        ``count``, ``mean`` and ``m2`` ``[L, C]`` are those of `ClassMoments`, the classes that take
+        part ``[L]`` bool.
         """
 
     def jeffries_matusita(self, statistics: ClassStatistics) -> Tensor:

@@ -18,7 +18,7 @@ from ..backends import backend_of
 from ..embedding import tsne
 from ..kmedoids import kmedoids_sweep
 from ..layers import select_layers
-from ..selection import select_channels
+from ..selection import SelectionConfig, select_channels
 from ..separability import class_statistics, jeffries_matusita
 from . import inputs, peers
 from .timing import Ceilings
@@ -190,6 +190,7 @@ def selection(n_channels: int) -> Case:
     mean, std = peers.statistics(moments)
     every = np.arange(2, n_channels)
     perplexity = min(10.0, (n_channels - 1) / 3)
+    config = SelectionConfig(perplexity=perplexity)
 
     def by_peers() -> Any:
         matrix = peers.jm_numpy(mean, std)
@@ -203,10 +204,10 @@ def selection(n_channels: int) -> Case:
 
     def on_device(device: torch.device) -> Callable[[], Any]:
         moved = moments.to(device)
-        return lambda: select_channels(moved, weights)
+        return lambda: select_channels(moved, weights, config=config)
 
     contenders = {
-        OURS: Contender(lambda: select_channels(moments, weights)),
+        OURS: Contender(lambda: select_channels(moments, weights, config=config)),
         "best peers": Contender(by_peers, needs="openTSNE", equal_work=False),
     }
     contenders["research code"] = Contender(by_research_code, needs="kmedoids", equal_work=False)

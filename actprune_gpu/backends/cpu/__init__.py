@@ -12,6 +12,7 @@ class CpuBackend:
     name = "cpu"
     map = staticmethod(threads.map_items)
     gather_class_moments = staticmethod(moments.gather_class_moments)
+    class_statistics = staticmethod(separability.class_statistics)
     jeffries_matusita = staticmethod(separability.jeffries_matusita)
     separability_distances = staticmethod(separability.separability_distances)
     pairwise_distances = staticmethod(rows.pairwise_distances)

@@ -3,9 +3,10 @@
 Lane l adds up the terms j = l, l + 32, l + 64, ... and the 32 partial sums meet in a butterfly. So
 a GPU finds the same bits, and so does any number of threads; here the lanes fill vector registers.
 
-An array of 32 sums does for most loops. Where time is short there are vectors of half of the lanes,
-with which a kernel calculates as with numbers, first for one half and then for the other: they stay
-in registers, whereas the compiler writes an array to memory and reads it again for every 32 terms.
+An array of 32 sums does for most loops. Where time is short there are vectors, with which a kernel
+calculates as with numbers: of float32, of half of the lanes, first for one half and then for the
+other. They stay in registers, whereas the compiler writes an array to memory and reads it again for
+every 32 terms.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 from .compile import inlined, kernel
 
 LANES = 32
-VECTOR = 16  # lanes: sums of all 32 are more than the registers of AVX2 hold
+# One register of AVX-512, two of AVX2, whose registers do not hold five sums of all 32 lanes.
+_VECTOR_BYTES = 64
+VECTOR = _VECTOR_BYTES // 4  # numbers in a vector of float32
+WIDE_VECTOR = _VECTOR_BYTES // 8  # numbers in a vector of float64
 
 
 class Lanes(types.Type):
@@ -31,6 +35,7 @@ class Lanes(types.Type):
 
     def __init__(self, dtype: Any) -> None:
         self.dtype = dtype
+        self.width = 8 * _VECTOR_BYTES // dtype.bitwidth
         super().__init__(name=f"Lanes({dtype})")
 
 
@@ -38,7 +43,7 @@ class Lanes(types.Type):
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, lanes: Lanes) -> None:
         element = manager.lookup(lanes.dtype).get_value_type()
-        super().__init__(manager, lanes, ir.VectorType(element, VECTOR))
+        super().__init__(manager, lanes, ir.VectorType(element, lanes.width))
 
 
 def _numbers(values: list[int]) -> Any:
@@ -49,11 +54,11 @@ def _numbers(values: list[int]) -> Any:
 def _splat(builder: Any, number: Any, vector: Any) -> Any:
     undefined = ir.Constant(vector, ir.Undefined)
     one = builder.insert_element(undefined, number, cgutils.int32_t(0))
-    return builder.shuffle_vector(one, undefined, _numbers([0] * VECTOR))
+    return builder.shuffle_vector(one, undefined, _numbers([0] * vector.count))
 
 
-def _define(symbol: Callable[..., Any], instruction: str) -> None:
-    """Let ``symbol`` of two vectors, or of a vector and a number, be an instruction of LLVM."""
+def _define(symbol: Callable[..., Any], instruction: Callable[[Any, Any, Any], Any]) -> None:
+    """Let ``symbol`` of vectors, or of a vector and a number, be what a builder makes of two."""
 
     @infer_global(symbol)
     class _Typing(AbstractTemplate):
@@ -70,22 +75,23 @@ def _define(symbol: Callable[..., Any], instruction: str) -> None:
             arg if isinstance(kind, Lanes) else _splat(builder, arg, vector)
             for arg, kind in zip(args, typed.args, strict=True)
         )
-        return getattr(builder, instruction)(*operands)
+        return instruction(builder, *operands)
 
     for kinds in ((Lanes, Lanes), (Lanes, types.Float), (types.Float, Lanes)):
         lower_builtin(symbol, *kinds)(lower)
 
 
-_define(operator.add, "fadd")
-_define(operator.iadd, "fadd")
-_define(operator.sub, "fsub")
-_define(operator.mul, "fmul")
-_define(operator.truediv, "fdiv")
+_define(operator.add, ir.IRBuilder.fadd)
+_define(operator.iadd, ir.IRBuilder.fadd)
+_define(operator.sub, ir.IRBuilder.fsub)
+_define(operator.mul, ir.IRBuilder.fmul)
+_define(operator.truediv, ir.IRBuilder.fdiv)
+_define(max, lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
 
 
 @intrinsic
 def splat(context: Any, number: Any) -> Any:
-    """Return a vector of 16 times ``number``."""
+    """Return a vector of nothing but ``number``."""
 
     def generate(context: Any, builder: Any, typed: Any, args: Any) -> Any:
         return _splat(builder, args[0], context.get_value_type(typed.return_type))
@@ -93,14 +99,19 @@ def splat(context: Any, number: Any) -> Any:
     return Lanes(number)(number), generate
 
 
+def _place(context: Any, builder: Any, typed: Any, args: Any, vector: Any) -> Any:
+    """Return where a vector begins in the array ``args[0]``, with the number ``args[1]``."""
+    data = context.make_array(typed.args[0])(context, builder, args[0]).data
+    return builder.bitcast(builder.gep(data, [args[1]]), vector.as_pointer())
+
+
 @intrinsic
 def load(context: Any, array: Any, first: Any) -> Any:
-    """Return ``array[first : first + 16]`` as a vector; nothing checks that it is all there."""
+    """Return a vector of ``array`` from ``first`` on; nothing checks that it is all there."""
 
     def generate(context: Any, builder: Any, typed: Any, args: Any) -> Any:
-        data = context.make_array(typed.args[0])(context, builder, args[0]).data
         vector = context.get_value_type(typed.return_type)
-        value = builder.load(builder.bitcast(builder.gep(data, [args[1]]), vector.as_pointer()))
+        value = builder.load(_place(context, builder, typed, args, vector))
         value.align = array.dtype.bitwidth // 8
         return value
 
@@ -108,16 +119,42 @@ def load(context: Any, array: Any, first: Any) -> Any:
 
 
 @intrinsic
-def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
-    """Return ``a * b + c`` of vectors, rounded once as on a GPU."""
+def store(context: Any, array: Any, first: Any, lanes: Any) -> Any:
+    """Put a vector into ``array`` from ``first`` on; nothing checks that there is room."""
 
     def generate(context: Any, builder: Any, typed: Any, args: Any) -> Any:
-        vector = args[0].type
-        name = f"llvm.fma.v{VECTOR}f{a.dtype.bitwidth}"
-        of_three = ir.FunctionType(vector, [vector] * 3)
-        return builder.call(cgutils.get_or_insert_function(builder.module, of_three, name), args)
+        place = _place(context, builder, typed, args, args[2].type)
+        builder.store(args[2], place).align = array.dtype.bitwidth // 8
+        return context.get_dummy_value()
 
-    return a(a, b, c), generate
+    return types.void(array, types.uintp, lanes), generate
+
+
+def _call(builder: Any, name: str, args: Any) -> Any:
+    """Call a function of LLVM's of numbers or vectors of one type."""
+    kind = args[0].type
+    of_them = ir.FunctionType(kind, [kind] * len(args))
+    suffix = f"v{kind.count}f{64 if kind.element == ir.DoubleType() else 32}"
+    function = cgutils.get_or_insert_function(builder.module, of_them, f"llvm.{name}.{suffix}")
+    return builder.call(function, args)
+
+
+@intrinsic
+def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
+    """Return ``a * b + c`` of vectors, rounded once as on a GPU."""
+    return a(a, b, c), lambda context, builder, typed, args: _call(builder, "fma", args)
+
+
+@intrinsic
+def square_root(context: Any, lanes: Any) -> Any:
+    """Return the square roots of a vector's numbers."""
+    return lanes(lanes), lambda context, builder, typed, args: _call(builder, "sqrt", args)
+
+
+@intrinsic
+def floor(context: Any, lanes: Any) -> Any:
+    """Return a vector's numbers rounded down."""
+    return lanes(lanes), lambda context, builder, typed, args: _call(builder, "floor", args)
 
 
 @intrinsic
@@ -126,7 +163,7 @@ def butterfly(context: Any, lanes: Any) -> Any:
 
     def generate(context: Any, builder: Any, typed: Any, args: Any) -> Any:
         (total,) = args
-        width = VECTOR
+        width = total.type.count
         while width > 1:
             width //= 2
             low, high = (

@@ -27,6 +27,7 @@ _MIN_EXPONENT = -708.0
 _SQRT2 = 1.4142135623730951
 _MANTISSA = np.int64(0x000FFFFFFFFFFFFF)
 _ONE = np.int64(0x3FF0000000000000)
+_BITS = ir.IntType(64)
 
 
 def _bitcast(to: Any, source: Any, llvm_type: Any) -> Callable[..., Any]:
@@ -46,9 +47,25 @@ float_bits = _bitcast(types.int64, types.float64, ir.IntType(64))
 bits_float = _bitcast(types.float64, types.int64, ir.DoubleType())
 
 
+@intrinsic
+def _shifted_exponent(context: Any, x: Any, shifted: Any) -> Any:
+    """Return x 2**n of numbers or vectors, n being in the low bits of ``shifted``."""
+
+    def generate(context: Any, builder: Any, typed: Any, args: Any) -> Any:
+        kind = args[0].type
+        of_bits = ir.VectorType(_BITS, kind.count) if isinstance(kind, ir.VectorType) else _BITS
+        bits, n = (builder.bitcast(arg, of_bits) for arg in args)
+        places = [52] * kind.count if isinstance(kind, ir.VectorType) else 52
+        return builder.bitcast(builder.add(bits, builder.shl(n, of_bits(places))), kind)
+
+    return x(x, x), generate
+
+
 @inlined
 def exp(x):
     """Return e**x for -708 <= x <= 708 (smaller x count as -708), error below 2 ulp.
+
+    Of a number or a vector.
 
     x = n ln 2 + r with |r| <= ln 2 / 2; e**r is its Taylor polynomial of degree 12, and the factor
     2**n is added to the exponent's bits.
@@ -57,8 +74,7 @@ def exp(x):
     shifted = x * _LOG2_E + _ROUND
     n = shifted - _ROUND
     r = (x - n * _LN2_HIGH) - n * _LN2_LOW
-    p = 1.0 / 479001600.0
-    p = p * r + 1.0 / 39916800.0
+    p = r * (1.0 / 479001600.0) + 1.0 / 39916800.0
     p = p * r + 1.0 / 3628800.0
     p = p * r + 1.0 / 362880.0
     p = p * r + 1.0 / 40320.0
@@ -70,7 +86,7 @@ def exp(x):
     p = p * r + 0.5
     p = p * r + 1.0
     p = p * r + 1.0
-    return bits_float(float_bits(p) + (float_bits(shifted) << np.int64(52)))
+    return _shifted_exponent(p, shifted)
 
 
 @inlined

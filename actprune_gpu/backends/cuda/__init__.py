@@ -19,6 +19,7 @@ class CudaBackend:
         self.launcher = launcher
         self.map = partial(streams.map_items, launcher.device)
         self.gather_class_moments = partial(told(moments.gather_class_moments), launcher)
+        self.class_statistics = told(separability.class_statistics)
         self.jeffries_matusita = partial(told(separability.jeffries_matusita), launcher)
         self.separability_distances = partial(told(separability.separability_distances), launcher)
         self.pairwise_distances = told(rows.pairwise_distances)

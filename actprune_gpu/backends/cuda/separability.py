@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..protocol import SEPARABILITY_STEP, ClassStatistics, SeparabilityDistances
+from ..protocol import MIN_SAMPLES, SEPARABILITY_STEP, ClassStatistics, SeparabilityDistances
 from ..rows import count_pairs, distances_by_tile
 from .launch import Launcher
 from .memory import fits, require
@@ -40,6 +40,15 @@ def _tile(
         np.float64(scale),
     )
     return out
+
+
+def class_statistics(
+    count: Tensor, mean: Tensor, m2: Tensor, std_floor: float
+) -> tuple[ClassStatistics, Tensor]:
+    used = (count >= MIN_SAMPLES).any(1)
+    n, m, squares = (part[used].T for part in (count, mean, m2))
+    std = (squares / n.clamp(min=1)).sqrt().clamp(min=std_floor)
+    return ClassStatistics(*(part.contiguous() for part in (n, m, std))), used
 
 
 def jeffries_matusita(launcher: Launcher, statistics: ClassStatistics) -> Tensor:

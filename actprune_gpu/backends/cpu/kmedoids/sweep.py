@@ -62,8 +62,9 @@ class Points:
         """Let a chain go from the medoids flagged in ``is_medoid``, so many, to before a stop."""
         k, stop = ks
         step = 1 if stop > k else -1
-        rooms = *self.room(), *self.room()
-        tasks.add(chain, self.distances, *rooms, is_medoid, k, stop, step, crossed, best)
+        f, i = self.room()
+        spare = np.empty_like(f), np.empty_like(i)
+        tasks.add(chain, self.distances, f, i, *spare, is_medoid, k, stop, step, crossed, best)
 
     def first_medoid(self) -> NDArray[np.uint8]:
         """Flag the point with the smallest sum of distances."""
