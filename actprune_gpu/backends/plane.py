@@ -22,6 +22,8 @@ _MANY_POINTS = 1024
 _FEW_CLUSTERS = 18
 # With fewer than this they still differ.
 _SEVERAL_CLUSTERS = 28
+# Where the two chains meet that get five kicks for each small k: then these take as long as well.
+_MEETING = 14  # clusters
 _LONGEST_SEGMENT = 512  # values of k
 _LEAF = 16  # points
 
@@ -72,7 +74,7 @@ def segments(n_points: int, shortest: int) -> list[tuple[int, int]]:
 
 def middle(n_points: int) -> int:
     """Return the k before which the two chains of few points meet, which then take as long."""
-    return max(min(n_points // 3, _FEW_CLUSTERS), 3)
+    return max(min(n_points // 3, _FEW_CLUSTERS if n_points < _FEW_POINTS else _MEETING), 3)
 
 
 def second_pass(n_points: int) -> list[tuple[int, int]]:
