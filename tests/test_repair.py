@@ -12,6 +12,7 @@ from torch import nn
 
 from actprune_gpu.inputs import ModelInputs
 from actprune_gpu.pruning import least_squares
+from actprune_gpu.pruning import repair as repairing
 from actprune_gpu.pruning.least_squares import Moments, ridge
 from actprune_gpu.pruning.lockstep import lockstep
 from actprune_gpu.pruning.remove import remove_channels
@@ -75,6 +76,23 @@ def test_moments_are_sums_of_products_around_common_means():
         for got, other in ((moments.covariance, x), (moments.cross, y)):
             expected = x[rows].T @ other[rows]
             np.testing.assert_allclose(got[part], expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_products_of_other_rows_are_added_so_many_times():
+    x, y, held_out, prior = problem(1.0, n_rows=80)
+    others, wanted, other_held_out, _ = problem(0.5, n_rows=120, wrong_prior=True)
+    first, second = (
+        Moments.of(*(torch.from_numpy(part) for part in parts))
+        for parts in ((x, y, held_out), (others + 5.0, wanted, other_held_out))
+    )
+    weights, intercept = ridge(first.with_products_of(second, 2.0), torch.from_numpy(prior))
+    means = x.mean(0), y.mean(0)
+    rows = [(x - means[0], y - means[1]), *[(others - others.mean(0), wanted - wanted.mean(0))] * 2]
+    stacked = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+    held_out = np.concatenate([held_out, other_held_out, other_held_out])
+    expected, _, _ = ridge_ref(*stacked, held_out, prior, least_squares._STRENGTHS)
+    np.testing.assert_allclose(weights, expected, atol=1e-3 * np.abs(expected).max())
+    np.testing.assert_allclose(intercept, means[1] - means[0] @ expected, atol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -208,6 +226,29 @@ def test_linear_combinations_are_made_up_for(options, methods):
     expected = watched(net, "d", fresh)
     assert relative(watched(repaired(net, "none"), "d", fresh), expected) > 0.05
     assert relative(watched(repaired(net, methods), "d", fresh), expected) < 2e-3
+
+
+def test_weights_go_on_doing_their_work_on_the_inputs_that_there_were(monkeypatch):
+    """Fitted to what pruning makes of their inputs on a few images alone, they forget it."""
+    torch.manual_seed(0)
+    net = Net(
+        lambda n, x: n.d(n.c(n.a(x).relu()).relu()),
+        a=nn.Conv2d(3, 8, 1),
+        c=nn.Conv2d(8, 12, 1),
+        d=nn.Conv2d(12, 4, 3, padding=1),
+    )
+    randomise(net).eval().requires_grad_(False)
+    calibration = calibration_of(4, 6, 6)
+    before = watched(net, "c", calibration.images).relu()
+    expected = watched(net, "d", calibration.images)
+    errors = []
+    for weight in (0.0, repairing._ORIGINAL_WEIGHT):
+        monkeypatch.setattr(repairing, "_ORIGINAL_WEIGHT", weight)
+        after = repaired(net, "reconstruct", keep=[0, 2], calibration=calibration)
+        made = after.d.double()(before)
+        errors.append(float((made - expected).var((0, 2, 3)).sum() / expected.var((0, 2, 3)).sum()))
+    assert errors[0] > 1e-3
+    assert errors[1] < 0.1 * errors[0]
 
 
 @pytest.mark.parametrize("options", NETS)

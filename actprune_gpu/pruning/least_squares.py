@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -55,6 +55,17 @@ class Moments:
                 covariance[part] += (x.T @ x).double()
                 cross[part] += (x.T @ y).double()
         return cls(*means, covariance, cross)
+
+    def with_products_of(self, other: Moments, weight: float) -> Moments:
+        """Return these with the products of other rows, around their own means, ``weight`` times.
+
+        Intercepts stay those of these rows.
+        """
+        return replace(
+            self,
+            covariance=self.covariance + weight * other.covariance,
+            cross=self.cross + weight * other.cross,
+        )
 
 
 def ridge(moments: Moments, prior: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from .graph import ChannelGraph, Use
 from .kinds import epsilon_of, is_conv1d
 from .least_squares import Moments, ridge
 from .lockstep import lockstep
-from .sampling import Calibration, Cells, patches, positions_of, rows_at
+from .sampling import Calibration, Cells, channel_axis, patches, positions_of, rows_at
 from .trace import sharing_modules
 
 RepairMethod = Literal["mean", "fold", "reconstruct", "bn"]
@@ -30,6 +30,10 @@ _REFITTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 # Rows of a regression: at least, and for each predictor.
 _MIN_ROWS = 32768
 _ROWS_PER_PREDICTOR = 64
+# How much more the original's inputs count in a refit than those of the pruned network: elsewhere
+# pruning does other things to them than on the few samples at hand, which weights fitted to the
+# latter alone would make up for.
+_ORIGINAL_WEIGHT = 3.0
 # Every fourth sample is held out when the strength of a regression is chosen.
 _HOLD_OUT = 4
 
@@ -65,8 +69,9 @@ def repair(
     the dropped inputs from the kept ones instead, by ridge regression, and puts the prediction into
     weights and bias. ``"reconstruct"`` goes on from there and fits the weights of every convolution
     behind a dropped channel anew to the outputs wanted, by ridge regression around those that there
-    are. ``"bn"`` changes the statistics of every batch normalization behind a dropped channel so
-    that its outputs have the mean and variance that they had: regression alone puts out too little.
+    are, on the inputs that it gets and on what remains of those that it got. ``"bn"`` changes the
+    statistics of every batch normalization behind a dropped channel so that its outputs have the
+    mean and variance that they had: regression alone puts out too little.
 
     Where a convolution has no bias, the batch normalization that alone reads it takes the constant;
     where there is none, it gets a bias.
@@ -162,7 +167,7 @@ class _Repair:
         # Fitted to one of several inputs, as of a head on several scales, it would fail the others.
         refits = "reconstruct" in self._methods and use.runs == 1
         if refits and use.mixes and _is_refitted(convolution):
-            shift = self._reconstruct(use, given, outputs)
+            shift = self._reconstruct(use, inputs, outputs, given)
         if shift is not None:
             self._shift(use, shift)
 
@@ -185,14 +190,19 @@ class _Repair:
         shift: Tensor = torch.einsum("r,ro...->o", constant, gone)
         return shift
 
-    def _reconstruct(self, use: Use, given: Tensor, outputs: Tensor) -> Tensor:
+    def _reconstruct(self, use: Use, inputs: Tensor, outputs: Tensor, given: Tensor) -> Tensor:
         """Fit the weights to the outputs wanted; return what to add."""
         convolution = self._modules[use.name]
         filters = convolution.weight.transpose(0, use.output_axis)  # [C_out, C_in, ...]
         cells = self._cells(use, outputs, filters[0].numel())
-        seen = patches(given, convolution, cells)
         wanted = rows_at(outputs, cells, use.module)[:, self._kept(use.outputs)]
-        moments = Moments.of(seen, wanted, cells[0] % _HOLD_OUT == 0)
+        held_out = cells[0] % _HOLD_OUT == 0
+        left = inputs.index_select(channel_axis(use.module), self._kept(use.inputs).nonzero()[:, 0])
+        now, before = (
+            Moments.of(patches(map_, convolution, cells), wanted, held_out)
+            for map_ in (given, left)
+        )
+        moments = now.with_products_of(before, _ORIGINAL_WEIGHT)
         fitted, intercept = ridge(moments, filters.flatten(1).double().T)
         filters.copy_(fitted.T.reshape(filters.shape))
         return intercept if convolution.bias is None else intercept - convolution.bias
