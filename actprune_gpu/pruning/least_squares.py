@@ -56,15 +56,15 @@ class Moments:
                 cross[part] += (x.T @ y).double()
         return cls(*means, covariance, cross)
 
-    def with_products_of(self, other: Moments, weight: float) -> Moments:
-        """Return these with the products of other rows, around their own means, ``weight`` times.
+    def with_products_of(self, other: Moments) -> Moments:
+        """Return these with the products of other rows, around their own means, as well.
 
         Intercepts stay those of these rows.
         """
         return replace(
             self,
-            covariance=self.covariance + weight * other.covariance,
-            cross=self.cross + weight * other.cross,
+            covariance=self.covariance + other.covariance,
+            cross=self.cross + other.cross,
         )
 
 

@@ -30,10 +30,6 @@ _REFITTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 # Rows of a regression: at least, and for each predictor.
 _MIN_ROWS = 32768
 _ROWS_PER_PREDICTOR = 64
-# How much more the original's inputs count in a refit than those of the pruned network: elsewhere
-# pruning does other things to them than on the few samples at hand, which weights fitted to the
-# latter alone would make up for.
-_ORIGINAL_WEIGHT = 3.0
 # Every fourth sample is held out when the strength of a regression is chosen.
 _HOLD_OUT = 4
 
@@ -191,7 +187,11 @@ class _Repair:
         return shift
 
     def _reconstruct(self, use: Use, inputs: Tensor, outputs: Tensor, given: Tensor) -> Tensor:
-        """Fit the weights to the outputs wanted; return what to add."""
+        """Fit the weights to the outputs wanted; return what to add.
+
+        Elsewhere pruning does other things to their inputs than on the few samples at hand. Fitted
+        to these alone, weights would make up for what they do not see again.
+        """
         convolution = self._modules[use.name]
         filters = convolution.weight.transpose(0, use.output_axis)  # [C_out, C_in, ...]
         cells = self._cells(use, outputs, filters[0].numel())
@@ -202,8 +202,7 @@ class _Repair:
             Moments.of(patches(map_, convolution, cells), wanted, held_out)
             for map_ in (given, left)
         )
-        moments = now.with_products_of(before, _ORIGINAL_WEIGHT)
-        fitted, intercept = ridge(moments, filters.flatten(1).double().T)
+        fitted, intercept = ridge(now.with_products_of(before), filters.flatten(1).double().T)
         filters.copy_(fitted.T.reshape(filters.shape))
         return intercept if convolution.bias is None else intercept - convolution.bias
 
