@@ -22,7 +22,7 @@ from .threads import in_step, in_threads, n_threads
 Floats = NDArray[np.float64]
 _STEPS = 2.0 / SEPARABILITY_STEP  # grid steps of the largest distance, 2
 _MIN_SEPARABILITIES = 1 << 18  # for which a thread is worth waiting for
-_MAX_PRODUCTS = 1 << 34  # between which the user can interrupt: a second or so
+_MAX_PRODUCTS = 1 << 36  # between which the user can interrupt: a second or so on two cores
 
 
 @device
@@ -159,7 +159,7 @@ def separability_distances(statistics: ClassStatistics) -> SeparabilityDistances
     row_sum, row_max = np.zeros((2, n_panels, PANEL))
     room = np.empty(n * TILE), row_sum, row_max, np.zeros(start_of(n_panels))
     n_parts = max(1, min(n_threads(), n * n_pairs // _MIN_SEPARABILITIES))
-    span = max(_MAX_PRODUCTS // (n * n), 1) * TILE
+    span = max(_MAX_PRODUCTS // (n * n * TILE), 1) * TILE
     for first in range(0, n_pairs, span):
         add = partial(_add_tiles, *panels, first, min(first + span, n_pairs), *room, n_parts)
         in_step(add, n_parts)
