@@ -11,6 +11,7 @@ from torch import nn
 pytest.importorskip("ultralytics")
 pytest.importorskip("torch_pruning")
 
+from actprune_gpu.bench import criteria
 from actprune_gpu.bench.criteria import contenders, judge, line
 from actprune_gpu.bench.peers import pruning_importance
 from actprune_gpu.cli.main import run
@@ -88,6 +89,29 @@ def test_rows_stand_until_they_lack_something(judged, shapes):
     assert tuned.repaired == untuned.repaired
 
 
+def test_nothing_is_observed_for_rows_that_stand(judged, shapes, monkeypatch):
+    out, settings, rows = judged
+    before = out.read_bytes()
+    monkeypatch.delattr(criteria, "observe")
+    standing = judge(CHECKPOINT, shapes, [0.7], epochs=0, **settings)
+    assert sorted(row.repaired for row in standing) == sorted(row.repaired for row in rows)
+    assert out.read_bytes() == before
+
+
+def test_rows_of_another_task_do_not_stand(judged, shapes, tmp_path):
+    out, settings, _ = judged
+    before = out.read_bytes()
+    for name, value in {"repair_images": 7, "image_size": 64, "classes": ["circle"]}.items():
+        with complains("out must hold rows of the same", name, str(value)):
+            judge(CHECKPOINT, shapes, [0.7], epochs=0, **{**settings, name: value})
+    assert out.read_bytes() == before
+    for content in ("[", "[]", '{"rows": [{"case": "tsne"}]}'):
+        other = tmp_path / "other.json"
+        other.write_text(content)
+        with complains("out must be a file of such rows", str(other)):
+            judge(CHECKPOINT, shapes, [0.7], epochs=0, **{**settings, "out": other})
+
+
 def test_a_narrow_task_counts_its_classes_only(shapes, tmp_path):
     out = tmp_path / "narrow.json"
     options = ["--only", "*weight l2", "--epochs", "0", "--repair-images", "8", "--imgsz", "96"]
@@ -106,3 +130,10 @@ def test_what_is_unknown_is_named(shapes):
         judge(CHECKPOINT, shapes, [0.7], classes=["unicorn"])
     with complains("no contender matches", "magic", "nearest"):
         judge(CHECKPOINT, shapes, [0.7], only=["magic"])
+    for target in (-0.5, 1.5):
+        with complains("target_flops", str(target)):
+            judge(CHECKPOINT, shapes, [0.7, target])
+    with complains("repair_images", "0"):
+        judge(CHECKPOINT, shapes, [0.7], repair_images=0)
+    with complains("epochs", "-1"):
+        judge(CHECKPOINT, shapes, [0.7], epochs=-1)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,11 +30,13 @@ from ..models.ultralytics.dataset import load_dataset
 from ..models.ultralytics.matching import known_classes
 from ..models.ultralytics.mirror import boxes_of, mirror
 from ..models.ultralytics.predictions import prediction_error
-from ..pruning.evidence import observe
+from ..moments import ClassMoments
+from ..pruning.evidence import Evidence, observe
 from ..pruning.graph import ChannelGraph, ChannelGroup
 from ..pruning.groups import choose_groups, moments_of
 from ..pruning.repair import parse_repair
 from ..pruning.step import Targets, full_cost, remove_and_repair, select_groups
+from ..scalars import whole_number
 from ..selection import PRESETS, SelectionConfig
 from .peers import pruning_importance
 from .report import machine
@@ -72,6 +74,12 @@ class Judged:
     repaired: tuple[float, float]
     tuned: tuple[float, float] | None
     seconds: float
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Judged:
+        """Return the row that was written as these values."""
+        pairs = ("cut", "repaired", "tuned")
+        return cls(**{**values, **{name: values[name] and tuple(values[name]) for name in pairs}})
 
     def is_of(self, contender: Contender, target: float) -> bool:
         """Return whether this is the row of a contender at a target."""
@@ -145,17 +153,24 @@ def judge(
         epochs: Of fine-tuning; 0 for none.
         image_size: Longer side of the network's input; what it was trained with if left out.
         out: A JSON file for the rows, written after each. Those that are in it already stand,
-            unless they lack the fine-tuning.
+            unless they lack the fine-tuning; they must be of the same task.
         say: Called with a line about every row.
+
+    Raises:
+        InputError: If an argument does not fit, or a file cannot be read.
     """
     everybody = contenders()
     names = resolve_layers([name for name, _, _ in everybody], only, what="contender")
     chosen = [contender for contender in everybody if contender[0] in names]
-    rows = _read(out)
+    for target in targets:
+        Targets(flops=target)  # or it complains
+    repair_images = whole_number(repair_images, "repair_images")
+    epochs = whole_number(epochs, "epochs", 0)
     checkpoint = load_checkpoint(model)
     size = image_size or yolo.trained_image_size(checkpoint)
     with _narrowed(data, classes) as task:
-        bench = _Bench(checkpoint, data, task, size, repair_images, one_class=len(classes) == 1)
+        bench = _Bench(checkpoint, data, task, size, repair_images, classes)
+        rows = _read(out, bench.task)
         for target in targets:
             for contender in chosen:
                 old = [row for row in rows if row.is_of(contender, target)]
@@ -167,8 +182,8 @@ def judge(
                 if out:
                     content = {
                         **machine(),
-                        **bench.facts,
-                        "classes": list(classes),
+                        **bench.task,
+                        "unpruned": bench.unpruned,
                         "epochs": epochs,
                         "rows": [asdict(row) for row in rows],
                     }
@@ -187,48 +202,65 @@ def line(row: Judged) -> str:
 
 
 class _Bench:
-    """What all criteria share: images, moments of the classes, and what images say."""
+    """What all criteria share: images, moments of the classes, and what images say.
+
+    Attributes:
+        task: What rows must have in common to be compared.
+    """
 
     def __init__(
         self,
         checkpoint: Checkpoint,
         data: Path,
-        task: Path,
+        narrowed: Path,
         size: int,
         repair_images: int,
-        *,
-        one_class: bool,
+        classes: Sequence[str],
     ) -> None:
-        self._checkpoint, self._task, self._size = checkpoint, task, size
+        self._checkpoint, self._data, self._narrowed, self._size = checkpoint, data, narrowed, size
         self._graph = trace_model(checkpoint.model)
         self._groups = choose_groups(self._graph)
         self._original = full_cost(self._graph)
-        dataset = load_dataset(task)
+        self._images = load_dataset(narrowed)
         self._calibration = load_calibration(
-            dataset.images[:repair_images], size, torch.device("cpu")
+            self._images.images[:repair_images], size, torch.device("cpu")
         )
+        self.task: dict[str, Any] = {
+            "model": checkpoint.path.name,
+            "model_sha256": checkpoint.fingerprint,
+            "data": data.name,
+            "classes": list(classes),
+            "image_size": size,
+            "repair_images": len(self._calibration),
+        }
+
+    # What takes minutes is done when the first row needs it.
+
+    @cached_property
+    def unpruned(self) -> tuple[float, float]:
+        """MAP50 and mAP50-95 of the network as it is."""
+        return self._validate(self._checkpoint.model)
+
+    @cached_property
+    def _moments(self) -> Mapping[str, ClassMoments]:
         layers = list(dict.fromkeys(layer for g in self._groups for layer in g.members))
         # One class alone separates nothing: then all that are labelled are gathered.
-        source = load_dataset(data) if one_class else dataset
-        self._moments = yolo.gather(checkpoint, source, layers, image_size=size).moments
-        self._evidence = observe(
-            checkpoint.model,
+        one_class = len(self.task["classes"]) == 1
+        source = load_dataset(self._data) if one_class else self._images
+        return yolo.gather(self._checkpoint, source, layers, image_size=self._size).moments
+
+    @cached_property
+    def _evidence(self) -> Evidence:
+        return observe(
+            self._checkpoint.model,
             self._graph,
             self._groups,
             self._calibration,
             error_of=partial(
                 prediction_error,
-                classes=known_classes(dataset.class_names, checkpoint.class_names),
+                classes=known_classes(self._images.class_names, self._checkpoint.class_names),
             ),
         )
-        unpruned = self._validate(checkpoint.model)
-        self.facts: dict[str, Any] = {
-            "model": checkpoint.path.name,
-            "model_sha256": checkpoint.fingerprint,
-            "image_size": size,
-            "repair_images": len(self._calibration),
-            "unpruned": unpruned,
-        }
 
     def judge(self, contender: Contender, target: float, epochs: int) -> Judged:
         name, config, importance = contender
@@ -237,15 +269,16 @@ class _Bench:
             weights = {
                 group.name: _summed(self._graph, group, importance) for group in self._groups
             }
+        moments, evidence = self._moments, self._evidence
         began = time.perf_counter()
         selections = select_groups(
             self._graph,
             self._groups,
-            moments_of(self._groups, self._moments),
+            moments_of(self._groups, moments),
             config=config,
             targets=Targets(flops=target),
             original=self._original,
-            evidence=self._evidence,
+            evidence=evidence,
             devices=[torch.device("cpu")],
             weights=weights,
         )
@@ -276,7 +309,7 @@ class _Bench:
         )
 
     def _validate(self, model: nn.Module) -> tuple[float, float]:
-        found = yolo.validate(model, self._task, self._size)
+        found = yolo.validate(model, self._narrowed, self._size)
         return found["map50"], found["map50_95"]
 
     def _tuned(self, model: nn.Module, epochs: int) -> tuple[float, float]:
@@ -285,7 +318,7 @@ class _Bench:
             save_checkpoint(self._checkpoint, model, file)
             result = yolo.train(
                 file,
-                self._task,
+                self._narrowed,
                 out=Path(folder) / "tuned",
                 epochs=epochs,
                 image_size=self._size,
@@ -326,12 +359,19 @@ def _narrowed(data: Path, classes: Sequence[str]) -> Iterator[Path]:
         yield mirror(labelled, list(classes), Path(folder))
 
 
-def _read(out: Path | None) -> list[Judged]:
+def _read(out: Path | None, task: Mapping[str, Any]) -> list[Judged]:
+    """Return the rows in a file, which must be of the same task."""
     if out is None or not out.is_file():
         return []
-    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
-    pairs = ("cut", "repaired", "tuned")
-    return [
-        Judged(**{**row, **{name: row[name] and tuple(row[name]) for name in pairs}})
-        for row in rows
-    ]
+    try:
+        found = json.loads(out.read_text(encoding="utf-8"))
+        rows = [Judged.of(row) for row in found["rows"]]
+    except (ValueError, TypeError, KeyError):
+        raise InputError(f"out must be a file of such rows or none yet, got {out}") from None
+    for name, value in task.items():
+        if found.get(name, value) != value:
+            raise InputError(
+                f"out must hold rows of the same {name} or be another file, "
+                f"got {found[name]} in {out}, not {value}"
+            )
+    return rows
