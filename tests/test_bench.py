@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers import complains
 
 from actprune_gpu.bench.__main__ import app
 from actprune_gpu.bench.cases import OURS, Case, Contender
@@ -72,18 +73,25 @@ def test_peers_can_be_left_out():
     assert set(rows_of(doubles(), with_peers=False)) == {OURS}
 
 
-@pytest.mark.parametrize("name", ["gather", "separability", "tsne", "sweep", "selection", "layers"])
+@pytest.mark.parametrize(
+    "name", ["gather", "separability", "tsne", "sweep", "sweep-yolov8n", "selection", "layers"]
+)
 def test_small_cases_do_equal_work(name):
     pytest.importorskip("ultralytics")
     pytest.importorskip("kmedoids")
     pytest.importorskip("openTSNE")
     pytest.importorskip("sklearn")
-    size = {"gather": 3, "layers": 4, "tsne": 64}.get(name, 24)
+    size = {"gather": 3, "layers": 4, "tsne": 64, "sweep-yolov8n": 128}.get(name, 24)
     rows = list(run_case(name, size, CASES[name].make(size), repeats=1, **SETTINGS))
     assert len(rows) >= 2
     for row in rows:
         assert row.ok, row
         assert row.p50 > 0
+
+
+def test_real_points_are_of_two_sizes():
+    with complains("case size", "128, 256", "got 100"):
+        CASES["sweep-yolov8n"].make(100)
 
 
 @pytest.mark.parametrize("name", ["separability", "tsne", "sweep", "selection", "layers"])

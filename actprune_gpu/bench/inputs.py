@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ..embedding import tsne
+from ..errors import InputError
 from ..moments import ClassMoments
 from ..separability import jeffries_matusita
 
@@ -47,7 +49,22 @@ def separability(n_channels: int) -> NDArray[np.float32]:
 
 @cache
 def points(kind: str, n_points: int) -> NDArray[np.float32]:
-    """Return ``[N, 2]`` points: an ``"embedding"``, ``"clustered"`` or ``"uniform"``."""
+    """Return ``[N, 2]`` points: an ``"embedding"``, ``"clustered"``, ``"uniform"``, ``"yolov8n"``.
+
+    The last are real: the channels of model.6.cv2 and model.8.cv2 of YOLOv8n by how they separate
+    the classes of coco128, as `tsne` laid them out.
+
+    Raises:
+        InputError: If there are no real ones of that size.
+    """
+    if kind == "yolov8n":
+        with np.load(Path(__file__).with_name("yolov8n.npz")) as real:
+            if str(n_points) not in real:
+                raise InputError(
+                    f"case size must be one of {', '.join(real)} for real points, got {n_points}"
+                )
+            found: NDArray[np.float32] = real[str(n_points)]
+            return found
     if kind == "embedding":
         embedding: NDArray[np.float32] = tsne(separability(n_points)).embedding
         return embedding

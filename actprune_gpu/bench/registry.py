@@ -27,6 +27,7 @@ CASES = {
     "separability": CaseKind(cases.separability, (64, 128, 256, 512), (64, 128)),
     "tsne": CaseKind(cases.tsne_case, (64, 128, 256, 512, 2048), (64,)),
     "sweep": CaseKind(cases.sweep, (64, 128, 256, 512, 1024, 2048, 4096), (64, 128, 256)),
+    "sweep-yolov8n": CaseKind(lambda n: cases.sweep(n, "yolov8n"), (128, 256), (128,)),
     "sweep-clustered": CaseKind(
         lambda n: cases.sweep(n, "clustered"), (256, 1024, 2048, 4096), (256,)
     ),
