@@ -1,5 +1,7 @@
 """The k-medoids sweep: a true PAM optimum for every k, at least as good as its rivals."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,6 @@ from reference import (
     simplified_silhouette_ref,
 )
 
-from actprune_gpu import jeffries_matusita, tsne
 from actprune_gpu.kmedoids import kmedoids_sweep
 from actprune_gpu.silhouette import simplified_silhouette
 
@@ -196,10 +197,11 @@ RIVALRY = {
 
 
 def assert_not_above_fasterpam(points, ours):
-    """Not above the expected loss of a random start for each k, nor above any run in sum.
+    """Not above what a random start comes to on average for each k, nor above any run in sum.
 
-    Both find local optima, so at one k ours may be the unluckier one by 1 %. Ours may be sums of
-    distances rounded to 30 bits.
+    Both find local optima. At one of some ten thousand k ours is the unluckier one by more than
+    0.5 %, on other data; these are the same everywhere. Ours may be sums of distances rounded to 30
+    bits.
     """
     kmedoids = pytest.importorskip("kmedoids")
     distances, ks = distances_ref(points), range(2, len(points))
@@ -207,8 +209,7 @@ def assert_not_above_fasterpam(points, ours):
         [[kmedoids.fasterpam(distances, k, random_state=run).loss for k in ks] for run in range(4)]
     )
     ratio = np.array(ours) / runs.mean(axis=0)
-    assert (ratio > 1.005).sum() <= 1, f"k={ratio.argmax() + 2}"
-    assert ratio.max() <= 1.01, f"k={ratio.argmax() + 2}"
+    assert ratio.max() <= 1.005, f"k={ratio.argmax() + 2}"
     assert (np.sum(ours) <= runs.sum(axis=1) * (1 + 1e-8)).all()
 
 
@@ -220,13 +221,14 @@ def test_losses_are_not_above_fasterpam(data):
     assert_not_above_fasterpam(points, ours)
 
 
-@pytest.mark.parametrize("n_channels", [16, 32, 64, 128, 256])
-def test_losses_on_real_activations_are_not_above_fasterpam(n_channels, real_moments):
-    layers = [moments for moments in real_moments.values() if moments.n_channels == n_channels]
-    assert layers
-    for moments in layers:
-        points = tsne(jeffries_matusita(moments).matrix.numpy()).embedding
-        assert_not_above_fasterpam(points, kmedoids_sweep(points).loss)
+# The channels of every convolution of YOLOv8n by how they separate the classes of coco128.
+EMBEDDINGS = dict(np.load(Path(__file__).with_name("yolov8n.npz")))
+
+
+@pytest.mark.parametrize("layer", EMBEDDINGS)
+def test_losses_on_real_activations_are_not_above_fasterpam(layer):
+    points = EMBEDDINGS[layer]
+    assert_not_above_fasterpam(points, kmedoids_sweep(points).loss)
 
 
 def test_two_calls_give_the_same_bits():
