@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from .progress import Progress, part
 from .pruning.graph import ChannelGraph, ChannelGroup
 from .pruning.groups import choose_groups, readers_of
 from .pruning.numbers import tensors_in
-from .pruning.plan import Costs, GroupPlan, PruningPlan
+from .pruning.plan import Costs, GroupPlan, Mode, PruningPlan, require_mode
 from .pruning.rehearsal import confirm, rehearse
 from .pruning.remove import remove_channels
 from .pruning.repair import parse_repair
@@ -47,8 +47,6 @@ from .pruning.zero import expand_channels
 from .scalars import whole_number
 from .selection import SelectionConfig, settings_of
 from .versions import versions
-
-Mode = Literal["remove", "zero"]
 
 _EXAMPLES = 2  # samples that the network is traced with
 _REPAIR_SAMPLES = 128
@@ -132,7 +130,7 @@ def prune_model(
     config = settings_of(config, SelectionConfig(weight="reconstruct", allocation="damage"))
     methods = parse_repair(repair)
     targets = Targets(target_flops, target_params)
-    _require_mode(mode)
+    require_mode(mode)
     repair_samples = whole_number(repair_samples, "repair_samples")
     if isinstance(batches, Iterator) or not isinstance(batches, Iterable):
         raise InputError(
@@ -235,7 +233,7 @@ def apply_plan(
     """
     if not isinstance(plan, PruningPlan):
         plan = PruningPlan.load(plan)
-    _require_mode(mode or plan.mode)
+    require_mode(mode or plan.mode)
     methods = parse_repair(plan.repair if repair is None else repair)
     network = unwrapped(model)
     n_samples = plan.repair_images or _REPAIR_SAMPLES
@@ -432,8 +430,3 @@ def _with_biases_of(plan: PruningPlan, graph: ChannelGraph, pruned: nn.Module) -
     before, after = plan.cost.parameters
     cost = plan.cost.model_copy(update={"parameters": (before, after + added)})
     return plan.model_copy(update={"cost": cost})
-
-
-def _require_mode(mode: str) -> None:
-    if mode not in get_args(Mode):
-        raise InputError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")

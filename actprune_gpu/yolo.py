@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -24,10 +24,16 @@ from .models.ultralytics.account import account_of
 from .models.ultralytics.calibration import affordable_images, load_calibration
 from .models.ultralytics.channels import at_size, shrink_model, trace_model
 from .models.ultralytics.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from .models.ultralytics.dataset import Dataset, load_dataset, read_layout
+from .models.ultralytics.checks import (
+    require_classes,
+    require_kept,
+    require_key_points,
+    require_unfinished,
+)
+from .models.ultralytics.dataset import load_dataset
 from .models.ultralytics.effect import measure_effect
 from .models.ultralytics.gather import gather
-from .models.ultralytics.matching import known_classes, model_classes
+from .models.ultralytics.matching import known_classes
 from .models.ultralytics.predictions import prediction_error
 from .models.ultralytics.result import GatherResult
 from .models.ultralytics.together import gather_together
@@ -37,7 +43,7 @@ from .progress import Progress, part
 from .pruning.folder import MODEL_FILE, MOMENTS_FILE, PLAN_FILE
 from .pruning.graph import ChannelGraph
 from .pruning.groups import MIN_CHANNELS, choose_groups, moments_of
-from .pruning.plan import Costs, GroupPlan, PruningPlan
+from .pruning.plan import Costs, GroupPlan, Mode, PruningPlan, require_mode
 from .pruning.repair import parse_repair
 from .pruning.step import (
     Targets,
@@ -67,7 +73,6 @@ __all__ = [
     "validate",
 ]
 
-Mode = Literal["remove", "zero"]
 DEFAULT_REPAIR = "reconstruct+bn"
 # The preset's, but for what needs images, which the stages by themselves do not have.
 DEFAULT_CONFIG = SelectionConfig(weight="reconstruct", allocation="damage")
@@ -171,18 +176,18 @@ def prune(
     steps = whole_number(steps, "steps")
     repair_images = whole_number(repair_images, "repair_images")
     images = None if images is None else whole_number(images, "images")
-    _require_mode(mode)
+    require_mode(mode)
     ranks = Ranks.current()
     folder = ranks.on_first(lambda: require_folder(out, may_hold_files=force or resume))
     checkpoint = load_checkpoint(model)
-    _require_kept(model, folder)
+    require_kept(model, folder)
     graph = trace_model(checkpoint.model)
     chosen = choose_groups(graph, layers, protect)
     original = full_cost(graph)
     require_reach(graph, chosen, targets, original, config)
-    _require_key_points(checkpoint, data, split)
+    require_key_points(checkpoint, data, split)
     dataset = load_dataset(data, split, strict=strict)
-    _require_classes(dataset, checkpoint, images, config)
+    require_classes(dataset, checkpoint, images, config)
     size = trained_image_size(checkpoint) if image_size is None else image_size
     calibration = None
     looks = needs_images(config) or needs_damage(config, targets)
@@ -190,7 +195,7 @@ def prune(
         affordable = affordable_images(graph, size, where, repair_images)
         calibration = load_calibration(dataset.images[:affordable], size, where)
     if resume and steps > 1:
-        ranks.on_first(partial(_require_unfinished, folder, checkpoint))
+        ranks.on_first(partial(require_unfinished, folder, checkpoint))
     numbers = [graph.groups.index(group) for group in chosen]
     left = {number: np.arange(graph.groups[number].n_channels) for number in numbers}
     network = checkpoint.model.to(where)
@@ -311,10 +316,10 @@ def apply(
     where = resolve_device(device)
     folder = require_folder(out, may_hold_files=force)
     checkpoint = load_checkpoint(model)
-    _require_kept(model, folder)
+    require_kept(model, folder)
     if not isinstance(plan, PruningPlan):
         plan = PruningPlan.load(plan)
-    _require_mode(mode or plan.mode)
+    require_mode(mode or plan.mode)
     methods = parse_repair(plan.repair)
     if checkpoint.fingerprint != plan.model_sha256:
         warnings.warn(
@@ -333,7 +338,7 @@ def apply(
         methods = ()
     elif methods:
         assert data is not None
-        _require_key_points(checkpoint, data, plan.gathering["split"])
+        require_key_points(checkpoint, data, plan.gathering["split"])
         dataset = load_dataset(data, plan.gathering["split"])
         size = int(plan.gathering["image_size"])
         affordable = affordable_images(graph, size, where, plan.repair_images)
@@ -353,69 +358,10 @@ def apply(
     return _write(checkpoint, graph, network.cpu(), plan, folder, None, None)
 
 
-def _require_classes(
-    dataset: Dataset, checkpoint: Checkpoint, images: int | None, config: SelectionConfig
-) -> None:
-    """Warn of classes that do not count; raise ``InputError`` if too few are left."""
-    names = dataset.class_names
-    numbers = np.array(model_classes(names, checkpoint.class_names))
-    unknown = [name for name, number in zip(names, numbers, strict=True) if number < 0]
-    if unknown:
-        warnings.warn(
-            f"{len(unknown)} of {len(names)} classes are none of the model's and do not count: "
-            f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}",
-            stacklevel=3,
-        )
-    elif {name.strip().lower() for name in names}.isdisjoint(
-        name.strip().lower() for name in checkpoint.class_names
-    ):
-        warnings.warn(
-            "the model knows none of the data set's class names: its numbers are taken to agree, "
-            f"{checkpoint.class_names[0]} for {names[0]} and so on",
-            stacklevel=3,
-        )
-    if config.criterion == "separability":
-        labels = np.concatenate([image.classes for image in dataset.images[:images]])
-        count = np.bincount(labels, minlength=len(names))
-        enough = [name for name, n in zip(names, count * (numbers >= 0), strict=True) if n >= 2]
-        if len(enough) < 2:
-            raise InputError(
-                "criterion separability needs two classes with two objects each, got "
-                f"{', '.join(enough) or 'none'}: use criterion reconstruct"
-            )
-
-
-def _require_key_points(checkpoint: Checkpoint, data: str | os.PathLike[str], split: str) -> None:
-    """Raise ``InputError`` if rows of boxes and key points would be taken for polygons."""
-    if checkpoint.task == "pose" and not read_layout(data, split).key_points:
-        raise InputError(f"{data} must have the key 'kpt_shape' for a model of poses")
-
-
-def _require_unfinished(folder: Path, checkpoint: Checkpoint) -> None:
-    """Raise ``InputError`` if the moments of several steps have given way to those of the last."""
-    if not (folder / PLAN_FILE).is_file() or not (folder / MOMENTS_FILE).is_file():
-        return
-    if PruningPlan.load(folder / PLAN_FILE).model_sha256 != checkpoint.fingerprint:
-        return  # the moments will say what is another
-    if GatherResult.load(folder / MOMENTS_FILE).settings.model != checkpoint.fingerprint:
-        raise InputError(f"resume needs an unfinished run, the one in {folder} is finished")
-
-
-def _require_kept(model: str | os.PathLike[str], folder: Path) -> None:
-    """Raise ``InputError`` if the results would overwrite the model that they are made from."""
-    if Path(model).resolve() == (folder / MODEL_FILE).resolve():
-        raise InputError(f"out must not be where {model} would be overwritten, got {folder}")
-
-
 def trained_image_size(checkpoint: Checkpoint) -> int:
     """Return the input size that the model was trained with, which Ultralytics predicts with."""
     size = (checkpoint.contents.get("train_args") or {}).get("imgsz", 640)
     return int(max(size) if isinstance(size, list | tuple) else size)
-
-
-def _require_mode(mode: str) -> None:
-    if mode not in get_args(Mode):
-        raise InputError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
 
 
 def _fingerprint(checkpoint: Checkpoint, left: Mapping[int, Any], step: int) -> str:

@@ -14,7 +14,6 @@ from ..errors import InputError
 
 if TYPE_CHECKING:
     from ..selection import SelectionConfig
-    from ..yolo import Mode
 
 Force = Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")]
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
@@ -122,6 +121,7 @@ def prune_command(
     from ..devices import resolve_device
     from ..distributed import Ranks, processes
     from ..pruning.folder import EFFECT_FILE, EFFECT_SCHEMA, PlanFolder
+    from ..pruning.plan import require_mode
     from ..report import write_report
     from .output import Bars, print_cost, print_effect, print_files, print_plan
 
@@ -139,7 +139,7 @@ def prune_command(
             config=config,
             target_flops=target_flops,
             target_params=target_params,
-            mode=_mode(mode),
+            mode=require_mode(mode),
             repair=repair,
             repair_images=repair_images,
             steps=steps,
@@ -192,6 +192,7 @@ def apply_command(
 ) -> None:
     """Replay a plan on a model."""
     from .. import yolo
+    from ..pruning.plan import require_mode
     from ..report import write_report
     from .output import Bars, print_files, print_plan
 
@@ -201,7 +202,7 @@ def apply_command(
             model,
             data,
             out=out,
-            mode=None if mode is None else _mode(mode),
+            mode=None if mode is None else require_mode(mode),
             device=device,
             force=force,
             progress=bars.update,
@@ -299,12 +300,6 @@ def _config(
     if budget is not None:
         settings["budget"] = _parse_budget(budget)
     return SelectionConfig.preset(preset, criterion=criterion, **settings)
-
-
-def _mode(text: str) -> Mode:
-    if text not in ("remove", "zero"):
-        raise InputError(f"mode must be remove or zero, got {text!r}")
-    return text  # type: ignore[return-value]  # not narrowed by the test
 
 
 def _parse_budget(text: str) -> tuple[float, float] | None:

@@ -1,7 +1,8 @@
-"""At how many places a network applies its weights."""
+"""Whose a network's weights are, and at how many places it applies them."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from torch import Tensor, nn
@@ -85,3 +86,13 @@ class Places(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.other_flops += 2 * places * weight_size
         else:
             self.positions[owner] = self.positions.get(owner, 0) + places
+
+
+def sharing_modules(model: nn.Module) -> set[str]:
+    """Return the names of modules with parameters or buffers that other modules have too."""
+    tensors = {
+        name: [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        for name, module in model.named_modules()
+    }
+    holders = Counter(id(tensor) for own in tensors.values() for tensor in own)
+    return {name for name, own in tensors.items() if any(holders[id(x)] > 1 for x in own)}

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,9 +17,22 @@ from ..selection import ChannelSelection, SelectionConfig
 from .graph import ChannelGraph
 from .repair import parse_repair
 
+Mode = Literal["remove", "zero"]
+
 SCHEMA = "actprune_gpu.plan/3"
 # The second form lacks what has a default here.
 _READABLE = ("actprune_gpu.plan/2", SCHEMA)
+
+
+def require_mode(mode: str) -> Mode:
+    """Return what is to be done with dropped channels.
+
+    Raises:
+        InputError: If it is none of what can be done.
+    """
+    if mode not in get_args(Mode):
+        raise InputError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
+    return cast("Mode", mode)
 
 
 class _Record(BaseModel):
@@ -222,7 +235,7 @@ class PruningPlan(_Record):
     data_sha256: str
     gathering: dict[str, Any]
     selection: dict[str, Any]
-    mode: Literal["remove", "zero"]
+    mode: Mode
     repair: str
     repair_images: int = Field(ge=0)
     targets: dict[str, float]

@@ -21,8 +21,8 @@ from .graph import ChannelGraph, Use
 from .kinds import epsilon_of, is_conv1d
 from .least_squares import Moments, ridge
 from .lockstep import lockstep
+from .places import sharing_modules
 from .sampling import Calibration, Cells, channel_axis, patches, positions_of, rows_at
-from .trace import sharing_modules
 
 RepairMethod = Literal["mean", "fold", "reconstruct", "bn"]
 # Whose weights are fitted anew.

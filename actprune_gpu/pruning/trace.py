@@ -10,7 +10,6 @@ of the blocks that a network is made of.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from copy import deepcopy
 from typing import Any
@@ -23,11 +22,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..inputs import ModelInputs, Rehearsal, first_input
 from . import operations
-from .graph import ChannelGraph, Channels
-from .grouping import Run, Trace, assemble
+from .graph import ChannelGraph
+from .grouping import assemble
 from .kinds import is_batch_norm, is_channelwise, is_convolution, is_normalization
-from .numbers import Numbers, SameAs, broadcast, compressed, full, tensors_in, varying
-from .places import Places, WeightOwners
+from .ledger import Ledger
+from .numbers import broadcast, compressed, full, tensors_in, varying
+from .places import Places, WeightOwners, sharing_modules
 
 
 def trace_channels(
@@ -64,23 +64,25 @@ def trace_channels(
     else:
         with torch.no_grad(), places:
             example.run(network)
-    tracer = _Tracer(rehearsal.model)
+    ledger = Ledger(sharing_modules(rehearsal.model))
+    tracer = _Tracer(rehearsal.model, ledger)
     for name, module in rehearsal.model.named_modules():
         module.register_forward_pre_hook(tracer.entering(name, holds(module)))
         module.register_forward_hook(tracer.leaving(name, holds(module)), with_kwargs=True)
     result = rehearsal.run(tracer)
-    tracer.hold(outputs(result), "the network puts them out")
-    tracer.read(result)
+    ledger.hold(outputs(result), "the network puts them out")
+    ledger.read(result)
+    found = ledger.trace()
     modules = dict(model.named_modules())
-    counted = [modules[name] for name in tracer.runs]
+    counted = [modules[name] for name in found.runs]
     inside = {id(p) for module in counted for p in module.parameters()}
     unfollowed = sum(
         2 * count * modules[name].weight.numel()
         for name, count in places.positions.items()
-        if name not in tracer.runs
+        if name not in found.runs
     )
     return assemble(
-        tracer.trace(),
+        found,
         modules,
         places.positions,
         layer_of,
@@ -111,12 +113,9 @@ def idle_modules(model: nn.Module, example: ModelInputs) -> set[str]:
 class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the channels through the operations of a network."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, ledger: Ledger) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.runs: dict[str, Run] = {}
-        self._splits: list[list[Channels]] = []
-        self._views: list[tuple[str, Channels]] = []
-        self._held: dict[int, str] = {}
+        self._ledger = ledger
         self._owners = WeightOwners(model)
         self._biases = {
             id(module.bias)
@@ -124,43 +123,17 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if is_convolution(module) or is_batch_norm(module)
         }
         self._fresh_ones: dict[int, Tensor] = {}
-        self._sharing = sharing_modules(model)
-        self._numbers: dict[int, tuple[Tensor, Numbers]] = {}
-        # What convolutions put out, and the batch normalizations that read it; "" for any other.
-        self._written: dict[int, tuple[Tensor, str]] = {}
-        self._readers: dict[str, set[str]] = {}
-        self._same_as = SameAs()
-        self._where: list[str] = []
         self._whole = 0  # how many modules are at work whose operations are not looked at
-        self._holding: list[str] = []
-
-    def trace(self) -> Trace:
-        """Return what was found."""
-        normalized = {
-            name: reader
-            for name, readers in self._readers.items()
-            for reader in readers
-            if reader and len(readers) == 1
-        }
-        return Trace(
-            self.runs, self._same_as.roots(), self._splits, self._views, self._held, normalized
-        )
-
-    def read(self, value: Any, reader: str = "") -> None:
-        """Note who reads the outputs of convolutions among the tensors in ``value``."""
-        for tensor in tensors_in(value):
-            if id(tensor) in self._written:
-                self._readers.setdefault(self._written[id(tensor)][1], set()).add(reader)
 
     def entering(self, name: str, holds: bool) -> Callable[[nn.Module, Any], None]:
         """Return the hook that notes that a module runs, which may hold its channels."""
 
         def hook(module: nn.Module, inputs: Any) -> None:
-            self._where.append(name)
+            self._ledger.where.append(name)
             self._whole += is_channelwise(module)
             if holds:
-                self._holding.append(f"{type(module).__name__} fixes their number")
-                self.hold(inputs, self._holding[-1])
+                self._ledger.holding.append(f"{type(module).__name__} fixes their number")
+                self._ledger.hold(inputs, self._ledger.holding[-1])
 
         return hook
 
@@ -175,22 +148,14 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 reader = name if is_normalization(module) else ""
                 with unset_fake_temporarily():
                     if others or not isinstance(output, Tensor):  # a subclass that does more
-                        self._unknown((args, kwargs, output), type(module).__name__)
+                        self._ledger.unknown((args, kwargs, output), type(module).__name__)
                     else:
                         self._channelwise(x, output, name, reader)
-            self._where.pop()
+            self._ledger.where.pop()
             if holds:
-                self.hold(output, self._holding.pop())
+                self._ledger.hold(output, self._ledger.holding.pop())
 
         return hook
-
-    def hold(self, value: Any, reason: str) -> None:
-        """Hold fast the channels of all tensors in ``value``."""
-        for tensor in tensors_in(value):
-            if id(tensor) in self._numbers:
-                with unset_fake_temporarily():  # the numbers are real
-                    numbers = self._numbers[id(tensor)][1].flatten().tolist()
-                self._held.update(dict.fromkeys(numbers, reason) | self._held)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -204,81 +169,15 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         handler = getattr(self, f"_{kind}", None)
         answers = not any(True for _ in tensors_in(result))  # about a device or a number
         if kind != "normalization" and not answers:
-            self.read((args, kwargs))
+            self._ledger.read((args, kwargs))
         if self._owners.follow(func, args, result):
             return result
         if handler is not None:
             with unset_fake_temporarily():
                 handler(func, args, kwargs, result)
         elif not answers:
-            self._unknown((args, kwargs), name)
+            self._ledger.unknown((args, kwargs), name)
         return result
-
-    def _new(self, count: int) -> Channels:
-        numbers = self._same_as.new(count)
-        if self._holding:
-            self._held.update(dict.fromkeys(numbers.tolist(), self._holding[-1]))
-        return numbers
-
-    def _known(self, tensor: Any) -> bool:
-        return isinstance(tensor, Tensor) and id(tensor) in self._numbers
-
-    def _of(self, tensor: Tensor, dim: int) -> Numbers:
-        """Return the channels of a tensor, along ``dim``; those that nobody has numbered stay."""
-        if not self._known(tensor):
-            shape = [1] * tensor.ndim
-            shape[dim] = tensor.shape[dim]
-            self._set(tensor, torch.from_numpy(self._new(tensor.shape[dim])).reshape(shape))
-            self.hold(tensor, "they come from outside of the convolutions")
-        return self._numbers[id(tensor)][1]
-
-    def _set(self, tensor: Tensor, numbers: Numbers) -> None:
-        self._numbers[id(tensor)] = (tensor, numbers)
-
-    def _unknown(self, value: Any, name: str) -> None:
-        where = next((name for name in reversed(self._where) if name), "the network")
-        self.hold(value, f"{where} uses them in {name}, which is not followed")
-
-    def _along(self, tensor: Tensor, dim: int, name: str) -> Channels | None:
-        """Return the channels of a tensor that has them along ``dim`` and nowhere else."""
-        numbers = self._of(tensor, dim)
-        if varying(numbers) - {dim % tensor.ndim}:
-            self._unknown(tensor, name)
-            return None
-        return np.array(numbers.expand(self._reach(tensor, dim)).flatten())
-
-    @staticmethod
-    def _reach(tensor: Tensor, dim: int) -> list[int]:
-        return [size if d == dim % tensor.ndim else 1 for d, size in enumerate(tensor.shape)]
-
-    def _record(
-        self,
-        owner: str | None,
-        inputs: Channels,
-        outputs: Channels,
-        args: Any,
-        name: str,
-        result: Tensor | None = None,
-    ) -> None:
-        if owner is None:
-            self._unknown(args, f"{name} without a module")
-            return
-        if owner in self._sharing:  # what went from one would be missing in the other
-            self.hold(args, f"{owner} shares its parameters with another module")
-        if owner in self.runs:  # a module that runs twice has one set of channels
-            before = self.runs[owner]
-            before.times += 1
-            if (len(before.inputs), len(before.outputs)) != (len(inputs), len(outputs)):
-                for numbers in (before.inputs, before.outputs, inputs, outputs):
-                    reason = f"{owner} runs on different widths"
-                    self._held.update(dict.fromkeys(numbers.tolist(), reason) | self._held)
-                return
-            self._same_as.unite(torch.from_numpy(before.inputs), torch.from_numpy(inputs))
-            self._same_as.unite(torch.from_numpy(before.outputs), torch.from_numpy(outputs))
-        else:
-            self.runs[owner] = Run(inputs, outputs)
-        if result is not None:
-            self._written[id(result)] = (result, owner)
 
     def _fresh(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
         # Made in the size of another, as noise is: it fits whatever becomes of that.
@@ -286,44 +185,42 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _convolution(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
         x, weight, groups = args[0], args[1], args[8]
-        inputs = self._along(x, 1, "a convolution")
+        inputs = self._ledger.along(x, 1, "a convolution")
         if inputs is None:
             return
         depthwise = groups == x.shape[1] == result.shape[1] > 1
-        outputs = inputs if depthwise else self._new(result.shape[1])
-        self._set(result, torch.from_numpy(outputs).reshape(self._reach(result, 1)))
+        outputs = inputs if depthwise else self._ledger.new(result.shape[1])
+        self._ledger.note_along(result, outputs, 1)
         if groups > 1 and not depthwise:
-            self.hold((x, result), f"a convolution has {groups} groups")
+            self._ledger.hold((x, result), f"a convolution has {groups} groups")
         owner = self._owners.of(weight)
-        self._record(owner, inputs, outputs, (x, result), "a convolution", result)
+        self._ledger.record(owner, inputs, outputs, (x, result), "a convolution", result)
 
     def _linear(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
         x, owner = args[-2], self._owners.of(args[-1])
-        if not self._known(x) and owner is None:
+        if not self._ledger.knows(x) and owner is None:
             return
         if owner is None:
-            self._unknown(args, "a product of matrices")
+            self._ledger.unknown(args, "a product of matrices")
             return
-        inputs = self._along(x, x.ndim - 1, "a linear layer")
+        inputs = self._ledger.along(x, x.ndim - 1, "a linear layer")
         if inputs is not None:
-            outputs = self._new(result.shape[-1])
-            shape = self._reach(result, result.ndim - 1)
-            self._set(result, torch.from_numpy(outputs).reshape(shape))
-            self._record(owner, inputs, outputs, (x, result), "a linear layer", result)
+            outputs = self._ledger.new(result.shape[-1])
+            self._ledger.note_along(result, outputs, -1)
+            self._ledger.record(owner, inputs, outputs, (x, result), "a linear layer", result)
 
     def _normalization(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         owner = self._owners.of(args[1] if args[1] is not None else args[3])
         self._channelwise(args[0], result[0], owner, owner or "")
 
     def _channelwise(self, x: Tensor, result: Tensor, owner: str | None, reader: str) -> None:
-        channels = self._along(x, 1, "a normalization")
+        channels = self._ledger.along(x, 1, "a normalization")
         if channels is not None:
-            self._set(result, self._numbers[id(x)][1])
-            self.read(x, reader)
-            before = self.runs.get(owner or "")
-            if before is not None and len(before.inputs) != len(channels):
+            self._ledger.note(result, self._ledger.numbers(x))
+            self._ledger.read(x, reader)
+            if owner and self._ledger.width(owner) not in (None, len(channels)):
                 return  # it has nothing for its channels, and may get any number of them
-            self._record(owner, channels, channels, x, "a normalization")
+            self._ledger.record(owner, channels, channels, x, "a normalization")
 
     def _products(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
         """Products of matrices, one a head: a head goes whole or not at all."""
@@ -331,86 +228,90 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._owners.of(second) is not None:  # a linear layer, on what does not lie in order
             self._linear(func, args, kwargs, result)
             return
-        if not self._known(first) and not self._known(second):
+        if not self._ledger.knows(first) and not self._ledger.knows(second):
             return
-        if not (self._known(first) and self._known(second)):
-            self._unknown(args, "products of matrices")
+        if not (self._ledger.knows(first) and self._ledger.knows(second)):
+            self._ledger.unknown(args, "products of matrices")
             return
-        heads = [full(self._numbers[id(x)][1], x, {0})[:, :1, :1] for x in (first, second)]
+        heads = [full(self._ledger.numbers(x), x, {0})[:, :1, :1] for x in (first, second)]
         for numbers, tensor in zip(heads, (first, second), strict=True):
-            self._same_as.unite(numbers, self._numbers[id(tensor)][1])
-        self._same_as.unite(*heads)
-        self._set(result, compressed(heads[0]))
+            self._ledger.unite(numbers, self._ledger.numbers(tensor))
+        self._ledger.unite(*heads)
+        self._ledger.note(result, compressed(heads[0]))
 
     def _pointwise(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Channel by channel: the operands' channels become one."""
         operands = list(tensors_in((args, kwargs)))
-        known = [x for x in operands if self._known(x)]
+        known = [x for x in operands if self._ledger.knows(x)]
         if operands and all(id(x) in self._fresh_ones for x in operands):
             self._fresh(func, args, kwargs, result)
             return
         if not known or not isinstance(result, Tensor):
-            self._unknown((args, kwargs), func.overloadpacket.__name__)
+            self._ledger.unknown((args, kwargs), func.overloadpacket.__name__)
             return
-        dims = {d - x.ndim for x in known for d in varying(self._numbers[id(x)][1])}
+        dims = {d - x.ndim for x in known for d in varying(self._ledger.numbers(x))}
         # Operands of one number (a scalar, or one for each image) do not tie channels; those of
         # many are parameters of the channels that nobody would shorten.
         others = [
             x
             for x in operands
-            if not self._known(x) and id(x) not in self._biases and id(x) not in self._fresh_ones
+            if not self._ledger.knows(x)
+            and id(x) not in self._biases
+            and id(x) not in self._fresh_ones
         ]
         if any(_extends(x, dims) for x in others):
-            self._unknown((args, kwargs), func.overloadpacket.__name__)
+            self._ledger.unknown((args, kwargs), func.overloadpacket.__name__)
             return
         # One channel for all of others, as of a gate, would make these one.
-        self.hold([x for x in known if dims and not _extends(x, dims)], "it acts on many channels")
+        self._ledger.hold(
+            [x for x in known if dims and not _extends(x, dims)], "it acts on many channels"
+        )
         tied = [x for x in known if not dims or _extends(x, dims)]
-        numbered = [self._numbers[id(x)][1] for x in tied]
+        numbered = [self._ledger.numbers(x) for x in tied]
         together = numbered[0]
         for numbers in numbered[1:]:
-            self._same_as.unite(together, numbers)
+            self._ledger.unite(together, numbers)
             together, _ = broadcast(together, numbers)
         lead = (1,) * (result.ndim - together.ndim)
-        self._set(result, compressed(together.reshape(*lead, *together.shape)))
+        self._ledger.note(result, compressed(together.reshape(*lead, *together.shape)))
 
     def _maps(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         """What changes the size of maps and treats every channel by itself."""
-        if not self._known(args[0]):
+        if not self._ledger.knows(args[0]):
             return
-        numbers = self._numbers[id(args[0])][1]
+        numbers = self._ledger.numbers(args[0])
         if varying(numbers) & operations.changed_axes(func, args):
-            self._unknown(args, func.overloadpacket.__name__)
+            self._ledger.unknown(args, func.overloadpacket.__name__)
         else:
-            self._set(result if isinstance(result, Tensor) else result[0], numbers)
+            self._ledger.note(result if isinstance(result, Tensor) else result[0], numbers)
 
     def _halves(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
         """A gated linear unit: one half of the channels gates the other."""
-        if not self._known(args[0]):
+        if not self._ledger.knows(args[0]):
             return
         x, dim = args[0], (args[1] if len(args) > 1 else -1) % args[0].ndim
-        numbers = self._numbers[id(x)][1]
+        numbers = self._ledger.numbers(x)
         if dim in varying(numbers):
             halves = full(numbers, x, {dim}).chunk(2, dim)
-            self._same_as.unite(*halves)
+            self._ledger.unite(*halves)
             numbers = halves[0]
-        self._set(result, numbers)
+        self._ledger.note(result, numbers)
 
     def _same(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-        if self._known(args[0]):
+        if self._ledger.knows(args[0]):
             result = result if isinstance(result, Tensor) else result[0]
             if result.shape == args[0].shape:
-                self._set(result, self._numbers[id(args[0])][1])
+                self._ledger.note(result, self._ledger.numbers(args[0]))
             else:
-                self._unknown(args, func.overloadpacket.__name__)
+                self._ledger.unknown(args, func.overloadpacket.__name__)
         elif id(args[0]) in self._fresh_ones:
             self._fresh(func, args, kwargs, result)
 
     def _reshape(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
         """Views and permutations: the numbers take the same way."""
-        if not self._known(args[0]):
+        if not self._ledger.knows(args[0]):
             return
-        numbers = self._numbers[id(args[0])][1]
+        numbers = self._ledger.numbers(args[0])
         moved = full(numbers, args[0])
         if "view" in func.overloadpacket.__name__:
             moved = moved.reshape(result.shape)
@@ -418,96 +319,86 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             moved = func(moved, *args[1:], **kwargs)
         moved = compressed(moved)
         if len(varying(moved)) > len(varying(numbers)):
-            where = self._where[-1] if self._where else ""
-            self._views.append((where, np.array(moved.squeeze())))
-        self._set(result, moved)
+            where = self._ledger.where[-1] if self._ledger.where else ""
+            self._ledger.views.append((where, np.array(moved.squeeze())))
+        self._ledger.note(result, moved)
 
     def _reduction(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Means and the like over places, not over channels."""
-        if not self._known(args[0]):
+        if not self._ledger.knows(args[0]):
             return
-        x, numbers = args[0], self._numbers[id(args[0])][1]
+        x, numbers = args[0], self._ledger.numbers(args[0])
         dims = operations.reduced_dims(func, args, kwargs)
         if dims is None or varying(numbers) & dims:
-            self._unknown(args, func.overloadpacket.__name__)
+            self._ledger.unknown(args, func.overloadpacket.__name__)
             return
         result = result if isinstance(result, Tensor) else result[0]  # the other says where
         if result.ndim < x.ndim:
             left = [size for dim, size in enumerate(numbers.shape) if dim not in dims]
             numbers = numbers.reshape(left)
-        self._set(result, numbers)
+        self._ledger.note(result, numbers)
 
     def _softmax(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
-        if self._known(args[0]) and args[1] % args[0].ndim in varying(
-            self._numbers[id(args[0])][1]
+        if self._ledger.knows(args[0]) and args[1] % args[0].ndim in varying(
+            self._ledger.numbers(args[0])
         ):
-            self._unknown(args, "a softmax")
+            self._ledger.unknown(args, "a softmax")
         else:
             self._same(func, args, kwargs, result)
 
     def _cut(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Parts of a tensor: equal parts of its channels stay equal, others stay as they are."""
-        if not self._known(args[0]):
+        if not self._ledger.knows(args[0]):
             return
-        x, numbers = args[0], self._numbers[id(args[0])][1]
+        x, numbers = args[0], self._ledger.numbers(args[0])
         name = func.overloadpacket.__name__
         dim = operations.cut_dim(func, args) % x.ndim
         if dim in varying(numbers):
             whole = isinstance(result, Tensor) and result.shape == x.shape
             if name == "slice" and not whole:
-                self._unknown(args, name)
+                self._ledger.unknown(args, name)
                 return
             cut = torch.unbind if name in ("select", "unbind") else None
             if cut is not None:
                 pieces = list(cut(full(numbers, x, {dim}), dim))
-                self._splits.append([np.array(piece.flatten()) for piece in pieces])
+                self._ledger.splits.append([np.array(piece.flatten()) for piece in pieces])
             elif name != "slice":
                 sizes = [part.shape[dim] for part in result]
                 pieces = list(torch.split(full(numbers, x, {dim}), sizes, dim))
-                self._splits.append([np.array(piece.flatten()) for piece in pieces])
+                self._ledger.splits.append([np.array(piece.flatten()) for piece in pieces])
         moved = func(full(numbers, x), *args[1:], **kwargs)
         for part, of_part in zip(_listed(result), _listed(moved), strict=True):
-            self._set(part, compressed(of_part))
+            self._ledger.note(part, compressed(of_part))
 
     def _stack(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
         dim = (args[1] if len(args) > 1 else 0) % result.ndim
-        known = [self._numbers[id(part)][1] for part in args[0] if self._known(part)]
+        known = [self._ledger.numbers(part) for part in args[0] if self._ledger.knows(part)]
         dims = set().union(*(varying(numbers) for numbers in known))
-        if any(part.shape[d] != 1 for part in args[0] if not self._known(part) for d in dims):
-            self._unknown(args, "stack")
+        if any(
+            part.shape[d] != 1 for part in args[0] if not self._ledger.knows(part) for d in dims
+        ):
+            self._ledger.unknown(args, "stack")
         elif known:
-            for numbers in known[1:]:
-                self._same_as.unite(known[0], numbers)
-            self._set(result, known[0].unsqueeze(dim))
+            self._ledger.unite(*known)
+            self._ledger.note(result, known[0].unsqueeze(dim))
 
     def _cat(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
         # PyTorch joins vectors without elements to tensors of any shape: caches begin as such.
         parts = [part for part in args[0] if part.ndim != 1 or len(part)]
         dim = (args[1] if len(args) > 1 else 0) % result.ndim
-        known = [self._numbers[id(part)][1] for part in parts if self._known(part)]
+        known = [self._ledger.numbers(part) for part in parts if self._ledger.knows(part)]
         if not known:
             return
         dims = set().union(*(varying(numbers) for numbers in known))
-        others = [part for part in parts if not self._known(part)]
+        others = [part for part in parts if not self._ledger.knows(part)]
         if any(part.shape[d] != 1 for part in others for d in dims - {dim}):
-            self._unknown(args, "cat")
+            self._ledger.unknown(args, "cat")
         elif dim in dims:
-            pieces = [full(self._of(part, dim), part, dims | {dim}) for part in parts]
-            self._set(result, torch.cat(pieces, dim))
+            pieces = [full(self._ledger.given(part, dim), part, dims | {dim}) for part in parts]
+            self._ledger.note(result, torch.cat(pieces, dim))
         else:
-            for numbers in known[1:]:
-                self._same_as.unite(known[0], numbers)
-            self._set(result, known[0])
-
-
-def sharing_modules(model: nn.Module) -> set[str]:
-    """Return the names of modules with parameters or buffers that other modules have too."""
-    tensors = {
-        name: [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        for name, module in model.named_modules()
-    }
-    holders = Counter(id(tensor) for own in tensors.values() for tensor in own)
-    return {name for name, own in tensors.items() if any(holders[id(x)] > 1 for x in own)}
+            self._ledger.unite(*known)
+            self._ledger.note(result, known[0])
 
 
 def _extends(tensor: Tensor, dims: Collection[int]) -> bool:
