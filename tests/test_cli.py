@@ -71,12 +71,15 @@ def test_targets_are_met_by_measured_damage_and_accuracy_is_repaired(shapes, tmp
     out = tmp_path / "out"
     assert prune(shapes, out, "--target-flops", "0.6", "--repair-images", "16") == 0
     printed = capsys.readouterr().out
-    rows = {line.split()[0]: line.split() for line in printed.splitlines() if line.strip()}
+    lines = {line.split()[0]: line for line in printed.splitlines() if line.strip()}
+    rows = {name: line.split() for name, line in lines.items()}
     before, after, ratio = (float(figure) for figure in rows["GFLOPs"][1:4])
     assert after / before == pytest.approx(ratio, abs=0.005)  # both are printed rounded
     assert 0.59 < ratio <= 0.6
     assert float(rows["mAP50"][2]) > 0.8
     plan = json.loads((out / "plan.json").read_text())
+    for group in plan["groups"]:  # a layer a line, where it is not a terminal that reads
+        assert all(layer in lines[group["name"]] for layer in group["members"])
     assert plan["selection"]["allocation"] == "damage"
     assert plan["selection"]["weight"] == "reconstruct"
     assert plan["repair"] == "reconstruct+bn"

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from ..report import PlanDifference, Stability
     from ..yolo import PruneResult
 
-_console = Console(highlight=False)
+_LOG_WIDTH = 200  # characters: in a file, a layer takes a line
+
+_console = Console(highlight=False, width=None if sys.stdout.isatty() else _LOG_WIDTH)
 
 
 class Bars:
