@@ -1,7 +1,5 @@
 """The k-medoids sweep: a true PAM optimum for every k, at least as good as its rivals."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -16,6 +14,7 @@ from reference import (
     simplified_silhouette_ref,
 )
 
+from actprune_gpu.bench.inputs import real_embeddings
 from actprune_gpu.kmedoids import kmedoids_sweep
 from actprune_gpu.silhouette import simplified_silhouette
 
@@ -221,13 +220,9 @@ def test_losses_are_not_above_fasterpam(data):
     assert_not_above_fasterpam(points, ours)
 
 
-# The channels of every convolution of YOLOv8n by how they separate the classes of coco128.
-EMBEDDINGS = dict(np.load(Path(__file__).with_name("yolov8n.npz")))
-
-
-@pytest.mark.parametrize("layer", EMBEDDINGS)
+@pytest.mark.parametrize("layer", real_embeddings())
 def test_losses_on_real_activations_are_not_above_fasterpam(layer):
-    points = EMBEDDINGS[layer]
+    points = real_embeddings()[layer]
     assert_not_above_fasterpam(points, kmedoids_sweep(points).loss)
 
 

@@ -16,6 +16,7 @@ from ..separability import jeffries_matusita
 
 CLASSES = 80
 _KINDS_OF_CHANNEL = 24
+_REAL = {128: "model.6.cv2", 256: "model.8.cv2"}  # layers of `real_embeddings`, by channels
 
 # Output channels of the 57 convolutions before and in the head of YOLOv8n.
 # fmt: off
@@ -48,23 +49,29 @@ def separability(n_channels: int) -> NDArray[np.float32]:
 
 
 @cache
+def real_embeddings() -> dict[str, NDArray[np.float32]]:
+    """Return ``[C, 2]`` points for each convolution of a YOLOv8n, by name.
+
+    They are its channels by how they separate the classes of coco128, as `tsne` laid them out.
+    """
+    with np.load(Path(__file__).with_name("yolov8n.npz")) as real:
+        return dict(real)
+
+
+@cache
 def points(kind: str, n_points: int) -> NDArray[np.float32]:
     """Return ``[N, 2]`` points: an ``"embedding"``, ``"clustered"``, ``"uniform"``, ``"yolov8n"``.
 
-    The last are real: the channels of model.6.cv2 and model.8.cv2 of YOLOv8n by how they separate
-    the classes of coco128, as `tsne` laid them out.
+    The last are `real_embeddings`.
 
     Raises:
         InputError: If there are no real ones of that size.
     """
     if kind == "yolov8n":
-        with np.load(Path(__file__).with_name("yolov8n.npz")) as real:
-            if str(n_points) not in real:
-                raise InputError(
-                    f"case size must be one of {', '.join(real)} for real points, got {n_points}"
-                )
-            found: NDArray[np.float32] = real[str(n_points)]
-            return found
+        if n_points not in _REAL:
+            sizes = ", ".join(str(size) for size in _REAL)
+            raise InputError(f"case size must be one of {sizes} for real points, got {n_points}")
+        return real_embeddings()[_REAL[n_points]]
     if kind == "embedding":
         embedding: NDArray[np.float32] = tsne(separability(n_points)).embedding
         return embedding
