@@ -30,6 +30,7 @@ from .models.ultralytics.checks import (
     require_key_points,
     require_unfinished,
 )
+from .models.ultralytics.confidence import match_confidence
 from .models.ultralytics.dataset import load_dataset
 from .models.ultralytics.effect import measure_effect
 from .models.ultralytics.gather import gather
@@ -253,6 +254,7 @@ def prune(
             methods=methods,
             calibration=calibration,
             shrink=shrink_model,
+            finish=partial(match_confidence, classes=known),
             progress=part(progress, "repair"),
         )
         ranks.as_first(network)
@@ -329,7 +331,7 @@ def apply(
         )
     graph = trace_model(checkpoint.model)
     plan.require_fit(graph, checkpoint.path.name)
-    calibration = None
+    calibration, finish = None, None
     if methods and data is None:
         warnings.warn(
             f"the plan's repair, {plan.repair}, needs a data set: the channels are only cut",
@@ -340,6 +342,8 @@ def apply(
         assert data is not None
         require_key_points(checkpoint, data, plan.gathering["split"])
         dataset = load_dataset(data, plan.gathering["split"])
+        known = known_classes(dataset.class_names, checkpoint.class_names)
+        finish = partial(match_confidence, classes=known)
         size = int(plan.gathering["image_size"])
         affordable = affordable_images(graph, size, where, plan.repair_images)
         calibration = load_calibration(dataset.images[:affordable], size, where)
@@ -351,6 +355,7 @@ def apply(
         methods=methods,
         calibration=calibration,
         shrink=shrink_model,
+        finish=finish,
         progress=part(progress, "repair"),
     )
     changes = {"mode": mode or plan.mode, "repair": "+".join(methods) or "none"}

@@ -196,7 +196,8 @@ def repaired(net, methods, keep=KEEP, calibration=None, group="a"):
     pruned, own = deepcopy((net, graph))
     stays = graph.kept({group: keep})
     remove_channels(own, stays)
-    repair(net, pruned, graph, stays, calibration, parse_repair(methods))
+    if methods != "none":
+        repair(net, pruned, graph, stays, calibration, parse_repair(methods))
     return pruned
 
 
@@ -377,7 +378,9 @@ def test_steps_come_in_running_order_with_both_inputs():
         if name == "c":
             second.c.weight.mul_(2)  # before it runs
 
-    lockstep(first, second, ["a", "c", "d"], ModelInputs((image,)), step)
+    out, changed = lockstep(first, second, ["a", "c", "d"], ModelInputs((image,)), step)
+    torch.testing.assert_close(out.double(), watched(first, "d", image))
+    torch.testing.assert_close(changed.double(), watched(second, "d", image))
     assert [call[0] for call in seen] == ["a", "c", "d"]
     a, c = watched(first, "a", image).float(), watched(first, "c", image).float()
     torch.testing.assert_close(seen[1][1], a)
@@ -387,7 +390,9 @@ def test_steps_come_in_running_order_with_both_inputs():
     torch.testing.assert_close(seen[2][3], 2 * (c - bias) + bias)
 
 
-@pytest.mark.parametrize("where", ["first", "second", "step", "first, late", "second, early"])
+@pytest.mark.parametrize(
+    "where", ["first", "second", "step", "first, late", "second, early", "behind"]
+)
 def test_failures_come_through_and_leave_nothing_behind(where):
     first, second = chain(norm=True), chain(norm=True)
     if where == "first":
@@ -399,6 +404,8 @@ def test_failures_come_through_and_leave_nothing_behind(where):
     if where == "second, early":
         second.a = Raises()
     n_threads, names = threading.active_count(), ["a", "c", "norm", "d"]
+    if where == "behind":
+        first.d, names = Raises(), names[:-1]
 
     def step(name, inputs, outputs, given):
         if where == "step" and name == "c":

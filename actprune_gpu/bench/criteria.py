@@ -26,6 +26,7 @@ from ..models.hooks import resolve_layers
 from ..models.ultralytics.calibration import load_calibration
 from ..models.ultralytics.channels import shrink_model, trace_model
 from ..models.ultralytics.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ..models.ultralytics.confidence import match_confidence
 from ..models.ultralytics.dataset import load_dataset
 from ..models.ultralytics.matching import known_classes
 from ..models.ultralytics.mirror import boxes_of, mirror
@@ -222,6 +223,7 @@ class _Bench:
         self._groups = choose_groups(self._graph)
         self._original = full_cost(self._graph)
         self._images = load_dataset(narrowed)
+        self._known = known_classes(self._images.class_names, checkpoint.class_names)
         self._calibration = load_calibration(
             self._images.images[:repair_images], size, torch.device("cpu")
         )
@@ -256,10 +258,7 @@ class _Bench:
             self._graph,
             self._groups,
             self._calibration,
-            error_of=partial(
-                prediction_error,
-                classes=known_classes(self._images.class_names, self._checkpoint.class_names),
-            ),
+            error_of=partial(prediction_error, classes=self._known),
         )
 
     def judge(self, contender: Contender, target: float, epochs: int) -> Judged:
@@ -306,6 +305,7 @@ class _Bench:
             methods=parse_repair(repair),
             calibration=self._calibration,
             shrink=shrink_model,
+            finish=partial(match_confidence, classes=self._known),
         )
 
     def _validate(self, model: nn.Module) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ _POLL_SECONDS = 0.1
 
 def lockstep(
     first: nn.Module, second: nn.Module, names: Sequence[str], inputs: ModelInputs, step: Step
-) -> None:
+) -> tuple[Any, Any]:
     """Run both networks on the same inputs and call ``step`` before modules of the second run.
 
     ``step`` may change the module that is about to run: that is what this is for. The first network
@@ -34,9 +34,13 @@ def lockstep(
         inputs: Of both, on their device.
         step: Called with the module's name, input and output in the first network, and input in the
             second.
+
+    Returns:
+        What the first network puts out, and the second.
     """
     ahead: queue.Queue[tuple[str, Tensor, Tensor] | BaseException] = queue.Queue(1)
     stopped = threading.Event()
+    of_first: list[Any] = []
 
     def put(item: tuple[str, Tensor, Tensor] | BaseException) -> None:
         while not stopped.is_set():
@@ -63,7 +67,7 @@ def lockstep(
     def run_first() -> None:
         try:
             with torch.no_grad():
-                inputs.run(first)
+                of_first.append(inputs.run(first))
         except _Stopped:
             pass
         except BaseException as error:
@@ -79,7 +83,11 @@ def lockstep(
             handles.append(others[name].register_forward_pre_hook(take(name), with_kwargs=True))
         thread.start()
         with torch.no_grad():
-            inputs.run(second)
+            of_second = inputs.run(second)
+        thread.join()
+        if not of_first:  # it failed behind the last of the modules
+            raise cast(BaseException, ahead.get())
+        return of_first[0], of_second
     finally:
         stopped.set()
         if thread.is_alive():

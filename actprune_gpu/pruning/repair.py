@@ -58,7 +58,7 @@ def repair(
     methods: Sequence[RepairMethod],
     *,
     progress: Callable[[int, int], None] | None = None,
-) -> None:
+) -> tuple[Any, Any]:
     """Repair a pruned network, in place.
 
     ``"mean"`` puts the means of a convolution's dropped inputs into its bias. ``"fold"`` predicts
@@ -78,11 +78,12 @@ def repair(
         graph: Of the original.
         stays: ``[n_channels]``, which channels of the original remain.
         calibration: Inputs on the device of both networks.
-        methods: What to do.
+        methods: What to do, at least one of them.
         progress: Called with (modules done, modules in all).
+
+    Returns:
+        What the original puts out for the inputs, and what the network then does.
     """
-    if not methods:
-        return
     work = _Repair(pruned, graph, stays, calibration, methods)
     names = [name for name in graph.uses if work.concerns(name)]
     done = 0
@@ -94,7 +95,7 @@ def repair(
         if progress:
             progress(done, len(names))
 
-    lockstep(original, pruned, names, calibration.inputs, step)
+    return lockstep(original, pruned, names, calibration.inputs, step)
 
 
 def _is_refitted(module: nn.Module) -> bool:

@@ -37,6 +37,9 @@ from .sampling import Calibration
 # Takes channels out of the network that a graph is of, in place, as `remove_channels` does.
 Shrink = Callable[[nn.Module, ChannelGraph, NDArray[np.bool_]], None]
 
+# Goes on from a repaired network, in place, what that puts out and what its original does.
+Finish = Callable[[nn.Module, Any, Any], None]
+
 _NEED_IMAGES = ("std", "reconstruct")
 # Damages of many groups add up only roughly. Their powers tell few groups that lose much (a small
 # power) from many that lose little, and which does less harm is tried out.
@@ -249,6 +252,7 @@ def remove_and_repair(
     methods: Sequence[RepairMethod],
     calibration: Calibration | None,
     shrink: Shrink,
+    finish: Finish | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> nn.Module:
     """Return the network without the channels that groups do not keep, repaired.
@@ -260,6 +264,7 @@ def remove_and_repair(
         methods: Of repair.
         calibration: Inputs, on the network's device, if there are ``methods``.
         shrink: Takes channels out of a network.
+        finish: Called when it is repaired, if there are ``methods``.
         progress: Called with (modules done, modules in all).
     """
     stays = graph.kept(keep)
@@ -267,7 +272,10 @@ def remove_and_repair(
     shrink(pruned, graph.on(pruned), stays)
     if methods:
         assert calibration is not None
-        repair(model, pruned, graph, stays, calibration, methods, progress=progress)
+        before, after = repair(model, pruned, graph, stays, calibration, methods, progress=progress)
+        if finish:
+            with torch.no_grad():
+                finish(pruned, after, before)
     return pruned
 
 

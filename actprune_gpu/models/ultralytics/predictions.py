@@ -35,14 +35,25 @@ def prediction_error(after: Any, before: Any, classes: Sequence[int] | None = No
     return found
 
 
-def _raw(outputs: Any) -> dict[str, Tensor]:
-    """Return the head's outputs by name, ``[B, values, places]``; not the maps that go along.
+def branches_of(outputs: Any) -> dict[str, dict[str, Tensor]]:
+    """Return the head's outputs by branch and name, ``[B, values, places]``; no maps that go along.
 
-    Of two branches, those of the one that predicts: one2one predicts its best places, one2many all.
+    A head with one branch has one2many.
     """
-    predicted, raw = outputs[0], outputs[1]
-    if "one2one" in raw:
-        places = raw["one2one"]["scores"].shape[-1]
-        every = isinstance(predicted, Tensor) and predicted.shape[-1] == places
-        raw = raw["one2many" if every else "one2one"]
-    return {name: value for name, value in raw.items() if isinstance(value, Tensor)}
+    raw = outputs[1]
+    branches = raw if "one2one" in raw else {"one2many": raw}
+    return {
+        branch: {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        for branch, found in branches.items()
+        if found
+    }
+
+
+def _raw(outputs: Any) -> dict[str, Tensor]:
+    """Return the outputs of the branch that predicts: one2one its best places, one2many all."""
+    predicted, branches = outputs[0], branches_of(outputs)
+    if "one2one" not in branches:
+        return branches["one2many"]
+    places = branches["one2one"]["scores"].shape[-1]
+    every = isinstance(predicted, Tensor) and predicted.shape[-1] == places
+    return branches["one2many" if every else "one2one"]
