@@ -112,7 +112,7 @@ def test_models_for_more_than_boxes_are_pruned(boxes, task, data_of, tmp_path):
     before = yolo.validate(tmp_path / "model.pt", data, 128)
     after = yolo.validate(result.model, data, 128)
     names = {f"{kind}{name}" for kind in ("", *MORE[task]) for name in ("map50", "map50_95")}
-    assert set(before) == set(after) == names
+    assert set(before) == set(after) == names | {"recall25"}
     if task == "pose":  # of key points that are anywhere near, at the centre of their box
         assert before["pose_map50"] != before["map50"]
     assert before["map50"] > 0.9

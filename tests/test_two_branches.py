@@ -8,10 +8,11 @@ from helpers import complains
 from networks import difference, randomise, run, tensors
 
 from actprune_gpu import yolo
+from actprune_gpu.models.ultralytics.calibration import load_calibration
 from actprune_gpu.models.ultralytics.channels import trace_model
 from actprune_gpu.models.ultralytics.detector import Detector
 from actprune_gpu.models.ultralytics.images import load_windows, to_input
-from actprune_gpu.models.ultralytics.predictions import prediction_error
+from actprune_gpu.models.ultralytics.predictions import branches_of, prediction_error
 from actprune_gpu.pruning.groups import choose_groups
 from actprune_gpu.selection import SelectionConfig
 
@@ -132,6 +133,31 @@ def test_the_error_is_that_of_the_branch_that_predicts(case):
         values = {**raw[branch], "scores": raw[branch]["scores"] + 1}
         error = prediction_error((predicted, {**raw, branch: values}), (predicted, raw))
         assert (error > 0) == ((branch == "one2one") == case.end2end)
+
+
+def test_repaired_both_branches_are_as_sure_as_before(case, tmp_path):
+    result = case.prune(tmp_path / "out", repair="fold+bn", repair_images=3)
+    images = yolo.load_dataset(case.data, "train").images
+    calibration = load_calibration(images, SIZE, torch.device("cpu"))
+    before, after, cut = (
+        {
+            branch: float(raw["scores"].sigmoid().sum())
+            for branch, raw in branches_of(run_calibration(model, calibration)).items()
+        }
+        for model in (
+            yolo.load_checkpoint(case.model).model,
+            result.model,
+            case.prune(tmp_path / "cut").model,
+        )
+    )
+    assert before.keys() == {"one2many", "one2one"}
+    assert after == pytest.approx(before, rel=0.01)
+    assert cut != pytest.approx(before, rel=0.01)
+
+
+def run_calibration(model, calibration):
+    with torch.no_grad():
+        return calibration.inputs.run(model)
 
 
 def test_pruned_by_filters(case, tmp_path):

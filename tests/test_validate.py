@@ -28,7 +28,7 @@ def test_validation_leaves_no_traces(tiny_checkpoint, make_dataset, tmp_path, mo
     monkeypatch.chdir(work)
     before, threads = tree(file.parent), torch.get_num_threads()
     figures = validate(tiny_checkpoint, file, image_size=96)
-    assert set(figures) == {"map50", "map50_95"}
+    assert set(figures) == {"map50", "map50_95", "recall25"}
     assert all(0 <= value <= 1 for value in figures.values())
     assert tree(file.parent) == before
     assert os.listdir(work) == []
@@ -55,13 +55,15 @@ def test_figures_are_those_of_ultralytics(realdata, tmp_path):
         tmp_path / "data.yaml", path=str(tmp_path), train="images", val="images", names=names
     )
     figures = validate(model, file, image_size=320)
-    box = (
-        ultralytics.YOLO(model)
-        .val(data=str(file), imgsz=320, plots=False, verbose=False, project=str(tmp_path / "runs"))
-        .box
-    )
-    assert figures == pytest.approx({"map50": box.map50, "map50_95": box.map}, abs=1e-6)
+    settings = {"data": str(file), "imgsz": 320, "plots": False, "verbose": False}
+    settings["project"] = str(tmp_path / "runs")
+    box = ultralytics.YOLO(model).val(**settings).box
+    shown = ultralytics.YOLO(model).val(**settings, conf=0.25).box
+    expected = {"map50": box.map50, "map50_95": box.map}
+    assert {name: figures[name] for name in expected} == pytest.approx(expected, abs=1e-6)
     assert figures["map50"] > 0.3
+    assert figures["recall25"] == pytest.approx(shown.r_curve[:, 0].mean(), abs=0.01)
+    assert 0.2 < figures["recall25"] < box.r_curve[:, 0].mean()
 
 
 def test_images_that_cannot_be_decoded_are_left_out(tiny_checkpoint, make_dataset):

@@ -28,6 +28,7 @@ EFFECT_SCHEMA = "actprune_gpu.effect/1"
 ACCURACIES = {
     "map50": "mAP50",
     "map50_95": "mAP50-95",
+    "recall25": "recall at 0.25",
     "mask_map50": "mAP50, masks",
     "mask_map50_95": "mAP50-95, masks",
     "pose_map50": "mAP50, poses",

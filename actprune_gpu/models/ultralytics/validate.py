@@ -1,4 +1,4 @@
-"""Mean average precision, by Ultralytics' own validators."""
+"""Mean average precision and recall, by Ultralytics' own validators."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -23,6 +24,7 @@ _VALIDATORS = {
     "pose": ("PoseValidator", "pose", "pose_"),
     "obb": ("OBBValidator", "", ""),
 }
+_SHOWN = 0.25  # the confidence from which on YOLO.predict shows boxes
 
 
 def validate(
@@ -34,7 +36,7 @@ def validate(
     split: str = "val",
     batch_size: int = 16,
 ) -> dict[str, float]:
-    """Return the mean average precision of a model on a data set.
+    """Return mean average precision and recall of a model on a data set.
 
     Ultralytics' validator leaves caches beside the labels, and repairs some images in place. So it
     is given links to the images, in a temporary folder, with labels in the model's own classes.
@@ -49,7 +51,9 @@ def validate(
         batch_size: Images in one forward pass.
 
     Returns:
-        ``map50`` and ``map50_95`` of the boxes, in 0..1; of segmentation ``mask_map50`` and
+        ``map50`` and ``map50_95`` of the boxes, in 0..1, and ``recall25``, the mean over the classes
+        of the share of objects found (IoU 0.5) at the confidence at which ``YOLO.predict`` shows
+        boxes, 0.25: mAP knows no such threshold. Of segmentation ``mask_map50`` and
         ``mask_map50_95`` too, of poses ``pose_map50`` and ``pose_map50_95``.
 
     Raises:
@@ -91,8 +95,17 @@ def validate(
         measured = {"": validator.metrics.box}
         if other:
             measured[prefix] = getattr(validator.metrics, other)
-    return {
+    figures = {
         f"{prefix}{name}": float(value)
         for prefix, precision in measured.items()
         for name, value in (("map50", precision.map50), ("map50_95", precision.map))
     }
+    return {**figures, "recall25": _recall(measured[""], _SHOWN)}
+
+
+def _recall(found: Any, confidence: float) -> float:
+    """Return the mean recall of the classes at a confidence."""
+    curves = np.asarray(found.r_curve)  # [classes, confidences]; empty where nothing is found
+    if not curves.size:
+        return 0.0
+    return float(np.mean([np.interp(confidence, found.px, curve) for curve in curves]))
