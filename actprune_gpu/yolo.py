@@ -149,7 +149,8 @@ def prune(
         mode: ``"remove"`` takes the channels out of the tensors, ``"zero"`` leaves the shapes as
             they are. Both models compute the same.
         repair: ``"none"``, or some of ``"mean"``, ``"fold"``, ``"reconstruct"`` and ``"bn"`` joined
-            by ``+``: see `actprune_gpu.pruning.repair.repair`.
+            by ``+``: see `actprune_gpu.pruning.repair.repair`. What is repaired is given
+            probabilities as high as the original's, whatever the methods.
         repair_images: Images of the split to repair on, the first ones by name; fewer if memory is
             short.
         steps: Take the channels away in so many steps of selection and repair.

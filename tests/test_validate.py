@@ -66,6 +66,15 @@ def test_figures_are_those_of_ultralytics(realdata, tmp_path):
     assert 0.2 < figures["recall25"] < box.r_curve[:, 0].mean()
 
 
+def test_a_network_that_finds_nothing(tiny_checkpoint, make_dataset):
+    model = load_checkpoint(tiny_checkpoint).model
+    for level in model.model[-1].cv3:
+        torch.nn.init.constant_(level[-1].bias, -100.0)
+    file = write_yaml(make_dataset(2), val="images/train")
+    found = validate(model, file, image_size=96)
+    assert found == {"map50": 0.0, "map50_95": 0.0, "recall25": 0.0}
+
+
 def test_images_that_cannot_be_decoded_are_left_out(tiny_checkpoint, make_dataset):
     file = write_yaml(make_dataset(4), val="images/train")
     figures = validate(tiny_checkpoint, file, image_size=96)

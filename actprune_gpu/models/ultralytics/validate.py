@@ -105,7 +105,7 @@ def validate(
 
 def _recall(found: Any, confidence: float) -> float:
     """Return the mean recall of the classes at a confidence."""
-    curves = np.asarray(found.r_curve)  # [classes, confidences]; empty where nothing is found
-    if not curves.size:
+    curves = np.asarray(getattr(found, "r_curve", ()))  # [classes, confidences]
+    if not curves.size:  # nothing is found, or nothing was there
         return 0.0
     return float(np.mean([np.interp(confidence, found.px, curve) for curve in curves]))
