@@ -110,6 +110,16 @@ def test_places_without_a_number_do_not_count():
     assert matched(after, before) == pytest.approx((1.0, 1.5), abs=0.01)
 
 
+def test_convolutions_that_put_out_something_else_stay():
+    model, before = head("cv3"), scores()
+    wide = torch.cat([before, before], 1)
+    old = [level[-1].weight.clone() for level in model.model[0].cv3]
+    with torch.no_grad():
+        match_confidence(model, outputs(wide - 2.0), outputs(wide))
+    for weight, level in zip(old, model.model[0].cv3, strict=True):
+        assert torch.equal(level[-1].weight, weight)
+
+
 def test_each_branch_by_itself():
     model, before = head("cv3", "one2one_cv3"), scores()
     weights = [level[-1].weight.clone() for level in model.model[0].cv3]

@@ -12,7 +12,7 @@ from .predictions import branches_of
 
 # The convolutions that put out class scores, by branch of the head.
 _SCORING = {"one2many": "cv3", "one2one": "one2one_cv3"}
-# Logits are counted in steps of 1/64; beyond 32 probabilities are 0 or 1 in float32.
+# Logits are counted in steps of 1/64; beyond 32 probabilities are 1e-13 from 0 or 1.
 _STEPS = 64
 _LARGEST = 32
 _ROUNDS = 100
@@ -41,15 +41,17 @@ def match_confidence(
         if branch not in was:
             continue
         now, wanted = raw["scores"], was[branch]["scores"]
+        last = [level[-1] for level in getattr(head, _SCORING[branch])]
+        if any(each.weight.shape[0] != now.shape[1] for each in last):
+            continue  # they put out something else, as for words to be compared with
         if now.shape != wanted.shape or torch.equal(now, wanted):
             continue
         if classes is not None:
             now, wanted = now[:, classes], wanted[:, classes]
         scale, offset = _likeliest(*_counted(now, wanted))
-        for level in getattr(head, _SCORING[branch]):
-            last = level[-1]
-            last.weight.mul_(scale)
-            last.bias.mul_(scale).add_(offset)
+        for each in last:
+            each.weight.mul_(scale)
+            each.bias.mul_(scale).add_(offset)
 
 
 def _counted(now: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:

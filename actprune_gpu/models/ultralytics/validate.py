@@ -51,9 +51,9 @@ def validate(
         batch_size: Images in one forward pass.
 
     Returns:
-        ``map50`` and ``map50_95`` of the boxes, in 0..1, and ``recall25``, the mean over the classes
-        of the share of objects found (IoU 0.5) at the confidence at which ``YOLO.predict`` shows
-        boxes, 0.25: mAP knows no such threshold. Of segmentation ``mask_map50`` and
+        ``map50`` and ``map50_95`` of the boxes, in 0..1, and ``recall25``, the share of objects
+        found (IoU 0.5) with confidence 0.25, from which on ``YOLO.predict`` shows boxes, in the
+        mean of the classes: mAP knows no such threshold. Of segmentation ``mask_map50`` and
         ``mask_map50_95`` too, of poses ``pose_map50`` and ``pose_map50_95``.
 
     Raises:
