@@ -149,8 +149,8 @@ def prune(
         mode: ``"remove"`` takes the channels out of the tensors, ``"zero"`` leaves the shapes as
             they are. Both models compute the same.
         repair: ``"none"``, or some of ``"mean"``, ``"fold"``, ``"reconstruct"`` and ``"bn"`` joined
-            by ``+``: see `actprune_gpu.pruning.repair.repair`. What is repaired is given
-            probabilities as high as the original's, whatever the methods.
+            by ``+``: see `actprune_gpu.pruning.repair.repair`. Whatever the methods,
+            class probabilities are then made those of the original on these images, in the mean.
         repair_images: Images of the split to repair on, the first ones by name; fewer if memory is
             short.
         steps: Take the channels away in so many steps of selection and repair.

@@ -139,25 +139,22 @@ def test_repaired_both_branches_are_as_sure_as_before(case, tmp_path):
     result = case.prune(tmp_path / "out", repair="fold+bn", repair_images=3)
     images = yolo.load_dataset(case.data, "train").images
     calibration = load_calibration(images, SIZE, torch.device("cpu"))
-    before, after, cut = (
-        {
-            branch: float(raw["scores"].sigmoid().sum())
-            for branch, raw in branches_of(run_calibration(model, calibration)).items()
-        }
-        for model in (
-            yolo.load_checkpoint(case.model).model,
-            result.model,
-            case.prune(tmp_path / "cut").model,
-        )
+    models = (
+        yolo.load_checkpoint(case.model).model,
+        result.model,
+        case.prune(tmp_path / "cut").model,
     )
+    with torch.no_grad():
+        before, after, cut = (
+            {
+                branch: float(raw["scores"].sigmoid().sum())
+                for branch, raw in branches_of(calibration.inputs.run(model)).items()
+            }
+            for model in models
+        )
     assert before.keys() == {"one2many", "one2one"}
     assert after == pytest.approx(before, rel=0.01)
     assert cut != pytest.approx(before, rel=0.01)
-
-
-def run_calibration(model, calibration):
-    with torch.no_grad():
-        return calibration.inputs.run(model)
 
 
 def test_pruned_by_filters(case, tmp_path):
