@@ -1,4 +1,4 @@
-"""Step 7: one channel of each cluster, the one with the largest weight."""
+"""Step 7: of each cluster the channel with the largest weight, and where asked further ones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .arrays import Array, like, require_finite, to_tensor
 from .errors import InputError
+from .kmedoids import nearest
 
 
 def choose_by_weight(cluster_labels: Array, weights: Array) -> Array:
@@ -42,3 +43,27 @@ def choose_by_weight(cluster_labels: Array, weights: Array) -> Array:
 def by_weight(weights: Tensor) -> Tensor:
     """Return point numbers ``[N]`` from the largest weight down, equal ones ascending."""
     return weights.sort(descending=True, stable=True).indices
+
+
+def with_heaviest(keep: Tensor, weights: Tensor, k: int) -> Tensor:
+    """Return ``keep``, ascending, and as many of the heaviest others as make it k."""
+    order = by_weight(weights)
+    others = order[~torch.isin(order, keep)]
+    return torch.cat([keep, others[: k - len(keep)]]).sort().values
+
+
+def divided(cluster_labels: Tensor, points: Tensor, keep: Tensor) -> Tensor:
+    """Divide clusters of which several points are kept: each joins the nearest of these.
+
+    Args:
+        cluster_labels: ``[N]`` int64.
+        points: ``[N, 2]``, where the clusters are.
+        keep: ``[k]`` int64, at least one of every cluster.
+
+    Returns:
+        ``[N]`` int64, places in ``keep``.
+    """
+    places = points.double()
+    labels = nearest(places, places[keep], (cluster_labels, cluster_labels[keep]))
+    labels[keep] = torch.arange(len(keep), device=labels.device)  # even where points coincide
+    return labels

@@ -68,19 +68,30 @@ class KMedoidsSweep:
         medoids = flags.flatten()[:n].nonzero().flatten()
         points = self._points.double()
         at = points[medoids]
-        parts = torch.split(points, max(1, _TILE[points.device.type] // k))
-        labels = torch.cat([_nearest(part, at) for part in parts])
+        labels = nearest(points, at)
         labels[medoids] = torch.arange(k, device=labels.device)
         loss = float(self.loss[k - 2])
         return Clustering(like(medoids, self.loss), like(labels, self.loss), loss)
 
 
-def _nearest(points: Tensor, medoids: Tensor) -> Tensor:
-    """Return the place of each point's nearest medoid, the first one of equally near ones."""
-    dx, dy = (points[:, None, axis] - medoids[:, axis] for axis in (0, 1))
-    distances = dx * dx + dy * dy  # one operation at a time: the same bits on every device
-    # Of equal minima argmin may return any, argmax of flags returns the first.
-    return (distances == distances.amin(1, keepdim=True)).to(torch.uint8).argmax(1)
+def nearest(points: Tensor, medoids: Tensor, kinds: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """Return the place of each point's nearest medoid, the first one of equally near ones.
+
+    Args:
+        points: ``[N, 2]`` float64.
+        medoids: ``[k, 2]`` float64.
+        kinds: ``[N]`` and ``[k]`` integers; then of the medoids of its kind only.
+    """
+    places = []
+    size = max(1, _TILE[points.device.type] // len(medoids))
+    for rows in torch.split(torch.arange(len(points), device=points.device), size):
+        dx, dy = (points[rows, None, axis] - medoids[:, axis] for axis in (0, 1))
+        distances = dx * dx + dy * dy  # one operation at a time: the same bits on every device
+        if kinds is not None:
+            distances = distances.where(kinds[0][rows, None] == kinds[1], torch.inf)
+        # Of equal minima argmin may return any, argmax of flags returns the first.
+        places.append((distances == distances.amin(1, keepdim=True)).to(torch.uint8).argmax(1))
+    return torch.cat(places)
 
 
 def require_points(points: Tensor) -> None:

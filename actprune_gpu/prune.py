@@ -45,7 +45,7 @@ from .pruning.step import (
 from .pruning.trace import idle_modules, trace_channels
 from .pruning.zero import expand_channels
 from .scalars import whole_number
-from .selection import SelectionConfig, settings_of
+from .selection import FOR_REPAIR, SelectionConfig, settings_of
 from .versions import versions
 
 _EXAMPLES = 2  # samples that the network is traced with
@@ -110,8 +110,8 @@ def prune_model(
         layers: Names or patterns (``"blocks.*.mlp.*"``) of layers that put channels out; with them
             go all that share theirs. All of them if left out.
         protect: Names or patterns of layers that keep all channels.
-        config: How channels are selected; by default the weight ``"reconstruct"``, and a target is
-            shared by measured damage.
+        config: How channels are selected; by default with the weight ``"activation+reconstruct"``,
+            also beyond the knee, and a target is shared by measured damage.
         target_flops: Share of the operations of convolutions and linear layers to keep, in (0, 1].
         target_params: The same for the parameters; with both, both hold.
         mode: ``"remove"`` takes the channels out of the tensors, ``"zero"`` leaves the shapes as
@@ -127,7 +127,7 @@ def prune_model(
         InputError: If an argument does not fit, the network cannot be followed, or nothing in it
             can go.
     """
-    config = settings_of(config, SelectionConfig(weight="reconstruct", allocation="damage"))
+    config = settings_of(config, SelectionConfig(**FOR_REPAIR))
     methods = parse_repair(repair)
     targets = Targets(target_flops, target_params)
     require_mode(mode)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from .arrays import Array, require_finite, to_tensor
 from .backends import backend_of
 from .budget import Budget, KeepBounds, apply_budget, require_budget
-from .choice import by_weight, choose_by_weight
+from .choice import by_weight, choose_by_weight, divided, with_heaviest
 from .embedding import Init, TSNEResult, require_init, tsne_of_distances
 from .engines import Engine, require_engine
 from .errors import InputError
@@ -25,10 +25,11 @@ from .markup import LayerMarkup
 from .moments import ClassMoments, require_moments
 from .separability import class_statistics
 from .silhouette import SilhouetteDefinition
-from .weights import LayerWeights, WeightKind
+from .weights import LayerWeights, WeightKind, combined, parse_weight
 
 Criterion = Literal["separability", "reconstruct", "std", "gamma", "l1", "l2", "random"]
 Allocation = Literal["proportion", "damage"]
+BeyondKnee = Literal["clusters", "weight"]
 _MIN_CHANNELS = 3
 
 
@@ -39,7 +40,8 @@ class SelectionConfig(BaseModel):
         criterion: ``"separability"``, the method, or a baseline that ranks single channels:
             ``"reconstruct"``, ``"std"``, BatchNorm ``"gamma"``, ``"l1"``, ``"l2"`` or ``"random"``.
             A baseline has no knee: it keeps as many channels as the budget allows.
-        weight: What the channels of a cluster compete by.
+        weight: What the channels of a cluster compete by: a `WeightKind`, or several joined by
+            ``+``, whose places are then added up: see `actprune_gpu.weights.combined`.
         silhouette: Definition of the simplified silhouette.
         knee: How kneed smooths the MSS curve.
         perplexity: Of t-SNE; clamped for few channels.
@@ -47,6 +49,9 @@ class SelectionConfig(BaseModel):
         init: Initialisation of t-SNE.
         engine: What does t-SNE; only ``"exact"`` is reproducible, see `tsne`.
         budget: Smallest and largest share of the channels to keep, or ``None``.
+        beyond_knee: Where more channels are kept than the knee says: ``"clusters"``, the clustering
+            for that many, or ``"weight"``, one of each of the knee's clusters and then the heaviest
+            of the others.
         allocation: How layers share what a whole model may cost: in ``"proportion"`` to their
             knees, or equally where a criterion finds none; or so that the predictions suffer the
             least ``"damage"``, which is measured on images.
@@ -58,7 +63,7 @@ class SelectionConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     criterion: Criterion = "separability"
-    weight: WeightKind = "l1"
+    weight: str = "l1"
     silhouette: SilhouetteDefinition = "mean"
     knee: KneeMethod = "interp1d"
     perplexity: float = Field(10.0, ge=1.0, allow_inf_nan=False)
@@ -66,6 +71,7 @@ class SelectionConfig(BaseModel):
     init: Init = "pca"
     engine: Engine = "exact"
     budget: KeepBounds | None = (0.25, 0.5)
+    beyond_knee: BeyondKnee = "clusters"
     allocation: Allocation = "proportion"
     round_to: int = Field(1, ge=1)
     min_channels: int = Field(2, ge=1)
@@ -86,6 +92,7 @@ class SelectionConfig(BaseModel):
     def _check_together(self) -> SelectionConfig:
         require_budget(self.budget)
         require_init(self.init, self.engine)
+        parse_weight(self.weight)
         if self.budget is None and self.criterion != "separability":
             raise InputError(f"criterion {self.criterion!r} needs a budget, it finds no knee")
         return self
@@ -105,11 +112,25 @@ class SelectionConfig(BaseModel):
             raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
         return cls(**{**PRESETS[name], **overrides})
 
+    @property
+    def weight_kinds(self) -> tuple[WeightKind, ...]:
+        """What channels compete by; of nothing for the criterion ``"random"``."""
+        if self.criterion == "separability":
+            return parse_weight(self.weight)
+        return () if self.criterion == "random" else (self.criterion,)
+
 
 PRESETS: dict[str, dict[str, str]] = {
     "default": {},
     "upstream": {"silhouette": "mean", "knee": "polynomial", "weight": "l2"},
     "paper": {"silhouette": "nearest", "knee": "interp1d", "weight": "l1"},
+}
+
+# What pruning changes in the preset "default": it repairs, and has samples to look at.
+FOR_REPAIR: dict[str, str] = {
+    "weight": "activation+reconstruct",
+    "beyond_knee": "weight",
+    "allocation": "damage",
 }
 
 
@@ -348,38 +369,42 @@ def _channel_weights(
     weights: SomeWeights, layers: Sequence[ClassMoments], config: SelectionConfig
 ) -> Tensor:
     """Return the ``[C]`` float64 weights that the criterion needs."""
-    moments, n_channels = layers[0], layers[0].n_channels
+    n_channels = layers[0].n_channels
     if config.criterion == "random":
         order = np.random.RandomState(config.seed).permutation(n_channels)
         return torch.from_numpy(order).double()
-    kind = config.weight if config.criterion == "separability" else config.criterion
-    if isinstance(weights, LayerWeights):  # of all layers together
-        # Of these, activations alone are the layers' own.
-        own = layers if kind == "activation" else layers[:1]
-        values = _total([weights.of_kind(kind, layer) for layer in own])
-    elif isinstance(weights, list | tuple) and any(isinstance(w, LayerWeights) for w in weights):
-        if not all(isinstance(part, LayerWeights) for part in weights):
-            raise InputError("weights must all be LayerWeights where one of them is")
-        if len(weights) != len(layers):
-            raise InputError(
-                f"weights must be of the {len(layers)} layers of moments, got {len(weights)}"
-            )
-        parts = [part.of_kind(kind, of) for part, of in zip(weights, layers, strict=True)]
-        if len({len(part) for part in parts}) > 1:
-            raise InputError(
-                f"weights must have as many channels each, got {[len(part) for part in parts]}"
-            )
-        values = _total(parts)
-    elif getattr(weights, "ndim", 1) == 1:
-        values = to_tensor(weights, "weights", "[C]", torch.float64)
+    if not isinstance(weights, LayerWeights) and getattr(weights, "ndim", 1) > 1:
+        weights = LayerWeights.from_filters(cast(Array, weights))
+    parts = weights if isinstance(weights, list | tuple) else [weights]
+    if any(isinstance(part, LayerWeights) for part in parts):
+        values = combined([_of_kind(kind, parts, layers) for kind in config.weight_kinds])
     else:
-        values = LayerWeights.from_filters(weights).of_kind(kind, moments)
+        values = to_tensor(weights, "weights", "[C]", torch.float64)
     if values.shape[0] != n_channels:
         raise InputError(
             f"weights must be one for each of the {n_channels} channels, got {values.shape[0]}"
         )
     require_finite(values, "weights")
     return values
+
+
+def _of_kind(kind: WeightKind, weights: Sequence[Any], layers: Sequence[ClassMoments]) -> Tensor:
+    """Return the weights of one kind, of one or several layers."""
+    if not all(isinstance(part, LayerWeights) for part in weights):
+        raise InputError("weights must all be LayerWeights where one of them is")
+    if len(weights) == 1:  # of all layers together: of these, activations alone are their own
+        layers = layers if kind == "activation" else layers[:1]
+        weights = list(weights) * len(layers)
+    if len(weights) != len(layers):
+        raise InputError(
+            f"weights must be of the {len(layers)} layers of moments, got {len(weights)}"
+        )
+    parts = [part.of_kind(kind, of) for part, of in zip(weights, layers, strict=True)]
+    if len({len(part) for part in parts}) > 1:
+        raise InputError(
+            f"weights must have as many channels each, got {[len(part) for part in parts]}"
+        )
+    return _total(parts)
 
 
 def _by_rank(candidate: Candidate, budget: Budget) -> ChannelSelection:
@@ -396,11 +421,15 @@ def _by_separability(candidate: Candidate, budget: Budget) -> ChannelSelection:
     assert embedded is not None
     assert sweep is not None
     assert knee is not None
-    clustering = None
-    keep = torch.arange(len(weights), device=weights.device)
+    labels = keep = medoids = torch.arange(len(weights), device=weights.device)
     if budget.k < len(weights):
-        clustering = sweep.clustering(budget.k)
-        keep = choose_by_weight(clustering.cluster_labels, weights)
+        by_weight_on = candidate.config.beyond_knee == "weight"
+        clustering = sweep.clustering(min(budget.k, knee.k) if by_weight_on else budget.k)
+        labels, medoids = clustering.cluster_labels, clustering.medoids
+        keep = choose_by_weight(labels, weights)
+        if len(keep) < budget.k:
+            keep = medoids = with_heaviest(keep, weights, budget.k)
+            labels = divided(labels, embedded.embedding, keep)
     return ChannelSelection(
         keep,
         len(weights),
@@ -415,7 +444,7 @@ def _by_separability(candidate: Candidate, budget: Budget) -> ChannelSelection:
         loss=sweep.loss,
         embedding=embedded.embedding,
         kl_divergence=embedded.kl_divergence,
-        cluster_labels=clustering.cluster_labels if clustering else keep,
-        medoids=clustering.medoids if clustering else keep,
+        cluster_labels=labels,
+        medoids=medoids,
         separability=candidate.separability,
     )

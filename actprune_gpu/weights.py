@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,6 +14,42 @@ from .errors import InputError
 from .moments import ClassMoments
 
 WeightKind = Literal["l1", "l2", "gamma", "activation", "std", "reconstruct"]
+
+
+def parse_weight(text: str) -> tuple[WeightKind, ...]:
+    """Return the kinds in a weight such as ``"activation+reconstruct"``.
+
+    Raises:
+        InputError: If one of them is unknown, or there twice.
+    """
+    kinds = tuple(text.split("+"))
+    known: tuple[WeightKind, ...] = get_args(WeightKind)
+    if not set(kinds) <= set(known) or len(set(kinds)) < len(kinds):
+        raise InputError(
+            f"weight must be one of {', '.join(known)}, or several joined by +, got {text!r}"
+        )
+    return tuple(kind for kind in known if kind in kinds)
+
+
+def combined(parts: Sequence[Tensor]) -> Tensor:
+    """Return weights that stand for several of the same channels: the sum of places (Borda 1784).
+
+    Kinds have different units, so what counts is how many channels a channel is heavier than, equal
+    ones by half.
+
+    Args:
+        parts: ``[C]`` float64 each, at least one; one alone is returned as it is.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    total = torch.zeros_like(parts[0])
+    for part in parts:
+        ordered = part.sort().values
+        lighter, not_heavier = (
+            torch.searchsorted(ordered, part, right=right) for right in (False, True)
+        )
+        total += (lighter + not_heavier - 1) / 2
+    return total
 
 
 @dataclass(frozen=True, eq=False)

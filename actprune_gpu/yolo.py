@@ -57,7 +57,7 @@ from .pruning.step import (
 )
 from .pruning.zero import expand_channels
 from .scalars import whole_number
-from .selection import SelectionConfig, settings_of
+from .selection import FOR_REPAIR, SelectionConfig, settings_of
 from .shards import shards_path
 from .versions import versions
 
@@ -76,7 +76,7 @@ __all__ = [
 
 DEFAULT_REPAIR = "reconstruct+bn"
 # The preset's, but for what needs images, which the stages by themselves do not have.
-DEFAULT_CONFIG = SelectionConfig(weight="reconstruct", allocation="damage")
+DEFAULT_CONFIG = SelectionConfig(**FOR_REPAIR)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from typing import get_args
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from actprune_gpu.bench.criteria import contenders, judge, line
 from actprune_gpu.bench.peers import pruning_importance
 from actprune_gpu.cli.main import run
 from actprune_gpu.demo import CHECKPOINT
+from actprune_gpu.weights import WeightKind
 
 
 def test_everybody_takes_part_once():
@@ -25,7 +27,7 @@ def test_everybody_takes_part_once():
     criteria = {config.criterion for _, config, _ in everybody}
     assert criteria == {"separability", "reconstruct", "std", "gamma", "l1", "l2", "random"}
     weights = {c.weight for _, c, _ in everybody if c.criterion == "separability"}
-    assert weights == {"reconstruct", "l1", "l2", "gamma", "activation", "std"}
+    assert weights == {"activation+reconstruct", *get_args(WeightKind)}
     assert sum(config.criterion == "random" for _, config, _ in everybody) == 6
     assert [name for name, _, peer in everybody if peer] == ["LAMP (torch-pruning)"]
 

@@ -38,12 +38,12 @@ from ..pruning.groups import choose_groups, moments_of
 from ..pruning.repair import parse_repair
 from ..pruning.step import Targets, full_cost, remove_and_repair, select_groups
 from ..scalars import whole_number
-from ..selection import PRESETS, SelectionConfig
+from ..selection import FOR_REPAIR, PRESETS, SelectionConfig
 from .peers import pruning_importance
 from .report import machine
 
 _SEEDS = 3  # of the criterion random
-_WEIGHTS = ("l1", "l2", "gamma", "activation", "std")
+_WEIGHTS = ("l1", "l2", "gamma", "activation", "std", "reconstruct")
 
 
 # Name, settings, and weights of a peer's if it is one.
@@ -95,13 +95,11 @@ class Judged:
 def contenders() -> list[Contender]:
     """Return who is compared, ours first."""
     found: list[Contender] = [("separability (default)", yolo.DEFAULT_CONFIG, None)]
+    changes = {f"weight {weight}": {"weight": weight} for weight in _WEIGHTS}
+    changes["clusters beyond the knee"] = {"beyond_knee": "clusters"}
     found += [
-        (
-            f"separability, weight {weight}",
-            SelectionConfig(weight=weight, allocation="damage"),
-            None,
-        )
-        for weight in _WEIGHTS
+        (f"separability, {name}", SelectionConfig(**{**FOR_REPAIR, **change}), None)
+        for name, change in changes.items()
     ]
     found += [
         (f"separability, preset {name}", SelectionConfig.preset(name), None)

@@ -60,7 +60,15 @@ def prune_command(
     weight: Annotated[
         str | None,
         typer.Option(
-            help="l1, l2, gamma, activation, std or reconstruct. [reconstruct; the preset's]"
+            help="l1, l2, gamma, activation, std or reconstruct, or several joined by +. "
+            "[activation+reconstruct; the preset's]"
+        ),
+    ] = None,
+    beyond_knee: Annotated[
+        str | None,
+        typer.Option(
+            help="Where more is kept than the knee says: weight (one of each of its clusters, then "
+            "by weight) or clusters (as many clusters). [weight; the preset's]"
         ),
     ] = None,
     budget: Annotated[
@@ -105,6 +113,7 @@ def prune_command(
         preset,
         criterion,
         weight,
+        beyond_knee,
         allocation,
         budget,
         round_to=round_to,
@@ -114,7 +123,7 @@ def prune_command(
         **({"init": "random"} if engine == "cuml" else {}),
     )
     has_target = target_flops is not None or target_params is not None
-    _require_meaning(criterion, weight, allocation, budget, has_target=has_target)
+    _require_meaning(criterion, weight, beyond_knee, allocation, budget, has_target=has_target)
     from dataclasses import asdict
 
     from .. import yolo
@@ -264,6 +273,7 @@ def _require_labels(model: Path, data: Path, split: str) -> None:
 def _require_meaning(
     criterion: str,
     weight: str | None,
+    beyond_knee: str | None,
     allocation: str | None,
     budget: str | None,
     *,
@@ -274,6 +284,10 @@ def _require_meaning(
         raise InputError(
             f"--weight is what the channels of a cluster compete by, criterion {criterion!r} makes "
             "no clusters"
+        )
+    if beyond_knee is not None and criterion != "separability":
+        raise InputError(
+            f"--beyond-knee is for criterion 'separability', criterion {criterion!r} finds no knee"
         )
     if budget is not None and has_target:
         raise InputError("--budget must not be given along with a target, which takes its place")
@@ -287,16 +301,16 @@ def _config(
     preset: str,
     criterion: str,
     weight: str | None,
+    beyond_knee: str | None,
     allocation: str | None,
     budget: str | None,
     **settings: Any,
 ) -> SelectionConfig:
-    from ..selection import SelectionConfig
+    from ..selection import FOR_REPAIR, SelectionConfig
 
-    given = {"weight": weight, "allocation": allocation}
-    if preset == "default":  # there are images: see yolo.DEFAULT_CONFIG
-        given = {"weight": weight or "reconstruct", "allocation": allocation or "damage"}
-    settings.update({name: value for name, value in given.items() if value is not None})
+    given = {"weight": weight, "beyond_knee": beyond_knee, "allocation": allocation}
+    settings |= FOR_REPAIR if preset == "default" else {}
+    settings |= {name: value for name, value in given.items() if value is not None}
     if budget is not None:
         settings["budget"] = _parse_budget(budget)
     return SelectionConfig.preset(preset, criterion=criterion, **settings)

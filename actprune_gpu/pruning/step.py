@@ -104,8 +104,7 @@ def require_reach(
 
 def needs_images(config: SelectionConfig) -> bool:
     """Return whether the weights that channels compete by come from feature maps."""
-    kind = config.weight if config.criterion == "separability" else config.criterion
-    return kind in _NEED_IMAGES
+    return not set(_NEED_IMAGES).isdisjoint(config.weight_kinds)
 
 
 def needs_damage(config: SelectionConfig, targets: Targets) -> bool:

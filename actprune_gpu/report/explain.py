@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..pruning.folder import FolderLike, open_folder
 from ..pruning.plan import GroupPlan, PruningPlan
 from .evidence import GroupEvidence, evidence_of
-from .sentences import KINDS, gone_sentence, sentence, weight_kind, weight_text
+from .sentences import gone_sentence, kind_text, sentence, weight_text
 from .stability import Stability
 
 
@@ -53,7 +53,7 @@ def explain(folder: FolderLike, layer: str, channel: int) -> Explanation:
     config = folder.plan.config
     figures = {}
     if config.criterion != "random":
-        figures[f"weight ({KINDS[weight_kind(config)]})"] = (
+        figures[f"weight ({kind_text(config)})"] = (
             f"{weight_text(group.weights[at])}, number {evidence.rank[at]} of {evidence.n_channels}"
         )
     if evidence.keeper is not None:

@@ -31,7 +31,7 @@ def payload_of(folder: PlanFolder) -> dict[str, Any]:
         "model": plan.model_name,
         "criterion": plan.config.criterion,
         "steps": plan.steps,
-        "kind": sentences.KINDS[sentences.weight_kind(plan.config)],
+        "kind": sentences.kind_text(plan.config),
         "figures": figures,
         "measured": measured,
         "facts": _facts(plan),

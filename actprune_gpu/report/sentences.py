@@ -28,6 +28,8 @@ TEMPLATES = {
     "larger weight ({kind} {own}). It speaks for {others}.",
     "o": "Channel {channel} of {layer} was kept: it is alone in its cluster, no other channel "
     "speaks for it.",
+    "h": "Channel {channel} of {layer} was kept: by {kind} ({own}) it is number {rank} of {n}, "
+    "before all that were dropped.",
     "w": "Channel {channel} of {layer} was kept, as all {n} channels to choose from were.",
     "x": "Channel {channel} of {layer} was dropped: by {kind} ({own}) it is number {rank} of {n}, "
     "and {k} were kept.",
@@ -49,16 +51,15 @@ KINDS = {
     "activation": "mean activation",
     "std": "standard deviation",
     "reconstruct": "reconstruction",
-    "random": "lot",
 }
 
 ALIKE, MUCH_ALIKE = 0.9, 0.5  # correlations from which on the sentence says so
 _MOST_NAMED = 8
 
 
-def weight_kind(config: SelectionConfig) -> str:
-    """Return the name of what channels competed by."""
-    return config.weight if config.criterion == "separability" else config.criterion
+def kind_text(config: SelectionConfig) -> str:
+    """Return in words what channels competed by."""
+    return " and ".join(KINDS[kind] for kind in config.weight_kinds) or "lot"
 
 
 def gone_sentence(layer: str, channel: int) -> str:
@@ -78,11 +79,15 @@ def cases_of(evidence: GroupEvidence, config: SelectionConfig) -> list[str]:
     if evidence.keeper is None:
         kept, dropped = ("s", "l") if config.criterion == "random" else ("y", "x")
         return [kept if stays else dropped for stays in evidence.kept]
+    group = evidence.group
+    beyond_knee = config.beyond_knee == "weight" and len(group.keep) > (group.k_star or 0)
+    first_dropped = evidence.rank[~evidence.kept].min() if beyond_knee else 0
     cases = []
     for channel, stays in enumerate(evidence.kept):
         r = np.nan if evidence.correlation is None else evidence.correlation[channel]
         if stays:
-            cases.append("f" if len(evidence.spoken_for(channel)) else "o")
+            alone = "h" if evidence.rank[channel] < first_dropped else "o"
+            cases.append("f" if len(evidence.spoken_for(channel)) else alone)
         elif np.isnan(r):
             cases.append("n")
         else:
@@ -104,7 +109,7 @@ def sentence(
     group = evidence.group
     layer = layer or evidence.layer
     numbers = np.array(group.members[layer])[group.candidates]
-    kind = KINDS[weight_kind(config)]
+    kind = kind_text(config)
     own = weight_text(group.weights[channel])
     values = {
         "channel": numbers[channel],

@@ -14,6 +14,7 @@ function showTop() {
   if (data.criterion === 'separability') {
     const alike = (reasons.a || 0) + (reasons.m || 0), unlike = reasons.u || 0;
     story.append('Channels were grouped by which classes they tell apart; of each cluster the one with the largest weight stays and speaks for the rest. ');
+    if (reasons.h) story.append('Where there was room for more than the knee says, the heaviest others stay as well. ');
     if (alike + unlike) story.append(`Of those dropped${data.steps > 1 ? ' in the last step' : ''}, ${number(reasons.a || 0)} separate the same class pairs as theirs (r ≥ 0.9), ${number(reasons.m || 0)} much the same (r ≥ 0.5), and ${number(unlike)} had to go although they differ.`);
   } else if (data.criterion === 'random') story.append('Channels were drawn by lot: there are no clusters and no knees.');
   else if (data.criterion === 'reconstruct') story.append('Channels were taken in the order in which they best reconstruct what is read of the layer: there are no clusters and no knees.');
