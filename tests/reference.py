@@ -218,6 +218,31 @@ def choose_by_weight_ref(cluster_labels, weights):
     return np.array(sorted(keep), dtype=np.int64)
 
 
+def combined_ref(parts):
+    """How many channels each is heavier than, equal ones by half, summed over the kinds."""
+    return np.array(
+        [
+            sum(((part < part[i]).sum() + ((part == part[i]).sum() - 1) / 2) for part in parts)
+            for i in range(len(parts[0]))
+        ]
+    )
+
+
+def beyond_knee_ref(knee_labels, weights, points, k):
+    """One channel of each of the knee's clusters, then the heaviest; and who stands for whom."""
+    keep = choose_by_weight_ref(knee_labels, weights).tolist()
+    for channel in sorted(range(len(weights)), key=lambda i: (-weights[i], i)):
+        if len(keep) < k and channel not in keep:
+            keep.append(channel)
+    keep.sort()
+    labels = []
+    for channel in range(len(weights)):
+        own = [kept for kept in keep if knee_labels[kept] == knee_labels[channel]]
+        stands = min(own, key=lambda kept: (((points[kept] - points[channel]) ** 2).sum(), kept))
+        labels.append(keep.index(channel if channel in keep else stands))
+    return np.array(keep), np.array(labels)
+
+
 # ---------------------------------------------------------------- 8. budget
 def budget_bounds_ref(n_channels, budget, min_channels=2):
     """Fewest and most channels that may stay.

@@ -1,4 +1,4 @@
-"""The weighted choice: one channel for each cluster, the heaviest."""
+"""The weighted choice: one channel for each cluster, the heaviest, and others beyond the knee."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,10 @@ import torch
 from helpers import MODEST, complains
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import choose_by_weight_ref
+from reference import beyond_knee_ref, choose_by_weight_ref, combined_ref
 
-from actprune_gpu.choice import choose_by_weight
+from actprune_gpu.choice import choose_by_weight, divided, with_heaviest
+from actprune_gpu.weights import combined
 
 # Few labels and few weights: clusters of several channels, and ties in most of them.
 channels = st.lists(
@@ -25,6 +26,33 @@ def test_choice_matches_reference_and_keeps_one_of_each_cluster(rows):
     assert keep.tolist() == choose_by_weight_ref(cluster_labels, weights).tolist()
     assert sorted(cluster_labels[keep]) == sorted(set(cluster_labels))
     assert (np.diff(keep) > 0).all()
+
+
+@MODEST
+@given(channels, st.integers(1, 99), st.integers(0, 2**32 - 1))
+def test_beyond_the_knee_the_heaviest_stay_and_clusters_are_divided(rows, k, seed):
+    labels, weights = (torch.tensor(column) for column in zip(*rows, strict=True))
+    # Few places: many channels are equally near to several that are kept, or at one with them.
+    points = torch.from_numpy(np.random.default_rng(seed).integers(0, 3, (len(rows), 2))).float()
+    one_of_each = choose_by_weight(labels, weights)
+    k = min(max(k, len(one_of_each)), len(rows))
+    keep = with_heaviest(one_of_each, weights, k)
+    found = divided(labels, points, keep)
+    expected = beyond_knee_ref(labels.numpy(), weights.numpy(), points.numpy(), k)
+    assert keep.tolist() == expected[0].tolist()
+    assert found.tolist() == expected[1].tolist()
+    # So every part has its heaviest channel kept, as whole clusters have.
+    assert choose_by_weight(found, weights).tolist() == keep.tolist()
+
+
+@MODEST
+@given(st.lists(st.tuples(*[st.sampled_from([-1.0, 0.0, 0.5, 1e300])] * 3), min_size=1))
+def test_weights_of_several_kinds_are_sums_of_places(rows):
+    parts = [torch.tensor(column, dtype=torch.float64) for column in zip(*rows, strict=True)]
+    expected = combined_ref([part.numpy() for part in parts])
+    assert combined(parts).tolist() == expected.tolist()
+    assert combined(parts[::-1]).tolist() == expected.tolist()
+    assert combined(parts[:1]) is parts[0]
 
 
 def test_ties_go_to_the_lowest_index():

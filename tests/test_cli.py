@@ -11,6 +11,7 @@ pytest.importorskip("ultralytics")
 
 from actprune_gpu.cli.main import run
 from actprune_gpu.demo import CHECKPOINT
+from actprune_gpu.selection import FOR_REPAIR
 
 
 def prune(shapes, out, *options):
@@ -80,8 +81,7 @@ def test_targets_are_met_by_measured_damage_and_accuracy_is_repaired(shapes, tmp
     plan = json.loads((out / "plan.json").read_text())
     for group in plan["groups"]:  # a layer a line, where it is not a terminal that reads
         assert all(layer in lines[group["name"]] for layer in group["members"])
-    assert plan["selection"]["allocation"] == "damage"
-    assert plan["selection"]["weight"] == "reconstruct"
+    assert plan["selection"].items() >= FOR_REPAIR.items()
     assert plan["repair"] == "reconstruct+bn"
     assert plan["targets"] == {"flops": 0.6}
 
@@ -109,7 +109,8 @@ def test_report_and_explain(pruned, capsys):
         first, *figures = capsys.readouterr().out.splitlines()
         verb = "kept" if channel in group["keep"] else "dropped"
         assert first.startswith(f"Channel {channel} of model.6.cv2 was {verb}")
-        assert any(line.startswith("weight (reconstruction)") for line in figures)
+        competed_by = "weight (mean activation and reconstruction)"
+        assert any(line.startswith(competed_by) for line in figures)
     assert_fails(
         capsys,
         run(["explain", str(pruned), "--layer", "model.99", "--channel", "1"]),
@@ -126,7 +127,7 @@ def test_stability_and_compare(pruned, shapes, tmp_path, capsys):
     capsys.readouterr()
     assert run(["compare", str(pruned), str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "weight: reconstruct in the first, l1 in the second" in printed
+    assert "weight: activation+reconstruct in the first, l1 in the second" in printed
     assert re.search(r"model\.7 +128 +128 +32 +32 +0\.250", printed), printed
     assert run(["compare", str(pruned), str(pruned)]) == 0
     assert re.search(r"(\d+) of \1 alike, .* 1\.000", capsys.readouterr().out)
@@ -163,6 +164,8 @@ def test_the_module_and_its_help_run():
         (["--weight", "l3"], ["weight", "l3"]),
         (["--allocation", "fair"], ["allocation", "damage", "fair"]),
         (["--weight", "l1", "--criterion", "gamma"], ["--weight", "clusters", "gamma"]),
+        (["--beyond-knee", "lot"], ["beyond_knee", "weight", "clusters", "lot"]),
+        (["--beyond-knee", "weight", "--criterion", "l1"], ["--beyond-knee", "knee", "l1"]),
         (["--budget", "0.5:0.6", "--target-params", "0.5"], ["--budget", "target"]),
         (["--allocation", "damage"], ["--allocation", "--target-flops"]),
         (["--mode", "hide"], ["mode", "remove", "zero", "hide"]),

@@ -102,6 +102,30 @@ def test_sentences_tell_the_truth(folder):
     assert {"m", "u"} & seen
 
 
+def test_channels_that_stay_beyond_the_knee_are_told_apart(tmp_path):
+    settings = {"beyond_knee": "weight", "budget": (0.75, 0.75), "weight": "l1+activation"}
+    folder = make_folder(tmp_path / "out", **settings)
+    seen = set()
+    for group in folder.plan.groups[1:]:
+        assert group.k_star < len(group.keep)
+        evidence = evidence_of(folder, group)
+        first_dropped = min(
+            evidence.rank[at] for at in range(group.channels) if at not in group.keep
+        )
+        for at, case in enumerate(cases_of(evidence, folder.plan.config)):
+            seen.add(case)
+            said = sentence(evidence, at, folder.plan.config)
+            if case == "h":
+                assert evidence.rank[at] < first_dropped
+                own = f"by L1 norm and mean activation ({group.weights[at]:.3g})"
+                assert f"{own} it is number {evidence.rank[at]} of {group.channels}" in said
+            if case == "o":
+                assert evidence.rank[at] > first_dropped
+            if at not in group.keep:
+                assert evidence.rank[evidence.keeper[at]] < evidence.rank[at]
+    assert "h" in seen
+
+
 @pytest.mark.parametrize(
     ("criterion", "words"),
     [

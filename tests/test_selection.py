@@ -20,7 +20,7 @@ from helpers import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import budget_bounds_ref, choose_by_weight_ref
+from reference import beyond_knee_ref, budget_bounds_ref, choose_by_weight_ref, combined_ref
 
 from actprune_gpu import (
     LayerWeights,
@@ -121,6 +121,31 @@ def test_budgets_reach_the_selection(planted, options, ks):
     assert_consistent(selection, weights)
 
 
+@pytest.mark.parametrize("share", [0.0625, 0.125, 0.25, 0.5, 0.9, 1.0])
+def test_beyond_the_knee_the_heaviest_are_kept(planted, share):
+    moments, _, weights, _ = planted
+    by_clusters, by_weight = (
+        select_channels(
+            moments,
+            weights,
+            config=SelectionConfig(budget=(share, share), beyond_knee=beyond_knee),
+        )
+        for beyond_knee in ("clusters", "weight")
+    )
+    assert_consistent(by_weight, weights)
+    assert by_weight.k_star == 8
+    if by_weight.k in (4, 8, 64):  # nothing is beyond the knee, or there is no choice
+        assert_same_selections(by_weight, by_clusters)
+        return
+    assert by_weight.k == by_clusters.k
+    knees = kmedoids_sweep(by_weight.embedding).clustering(8).cluster_labels.numpy()
+    points = by_weight.embedding.double().numpy()
+    keep, labels = beyond_knee_ref(knees, weights.numpy(), points, by_weight.k)
+    assert by_weight.keep.tolist() == by_weight.medoids.tolist() == keep.tolist()
+    assert by_weight.cluster_labels.tolist() == labels.tolist()
+    assert same(by_weight.loss, by_clusters.loss)
+
+
 def test_all_channels_may_be_kept(planted):
     moments, _, weights, _ = planted
     config = SelectionConfig(budget=(1.0, 1.0), **QUICK)
@@ -198,6 +223,21 @@ def test_the_weight_decides_inside_the_clusters(planted, weight):
         assert_same_selections(from_filters, selection)
     as_vector = select_channels(moments, expected, config=config)
     assert_same_selections(as_vector, selection)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_weights_of_several_kinds_add_up_their_places(planted, members):
+    moments = planted[0]
+    layer_weights = as_layer_weights()[1]
+    config = SelectionConfig(weight="gamma+l2+activation", beyond_knee="weight", **QUICK)
+    selection = select_channels([moments] * members, [layer_weights] * members, config=config)
+    activation = layer_weights.of_kind("activation", moments).numpy()
+    parts = [activation, layer_weights.l2.numpy(), layer_weights.gamma.numpy()]
+    assert selection.weights.tolist() == combined_ref(parts).tolist()
+    assert_consistent(selection, selection.weights)
+    turned = config.model_copy(update={"weight": "l2+activation+gamma"})
+    again = select_channels([moments] * members, [layer_weights] * members, config=turned)
+    assert_same_selections(again, selection)
 
 
 def test_weights_of_filters():

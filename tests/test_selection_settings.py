@@ -27,6 +27,11 @@ def test_presets():
     [
         ({"criterion": "entropy"}, ["criterion", "separability", "random", "entropy"]),
         ({"weight": "l3"}, ["weight", "l1", "activation", "l3"]),
+        ({"weight": "l1+l3"}, ["weight", "l1", "activation", "l1+l3"]),
+        ({"weight": "l1+l1"}, ["weight", "l1+l1"]),
+        ({"weight": ""}, ["weight", "activation"]),
+        ({"weight": None}, ["weight", "None"]),
+        ({"beyond_knee": "lot"}, ["beyond_knee", "clusters", "weight", "lot"]),
         ({"silhouette": "median"}, ["silhouette", "mean", "nearest", "median"]),
         ({"knee": "elbow"}, ["knee", "interp1d", "polynomial", "elbow"]),
         ({"init": "spectral"}, ["init", "pca", "random", "spectral"]),

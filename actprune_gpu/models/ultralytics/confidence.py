@@ -46,20 +46,22 @@ def match_confidence(
             continue  # they put out something else, as for words to be compared with
         if now.shape != wanted.shape or torch.equal(now, wanted):
             continue
-        if classes is not None:
-            now, wanted = now[:, classes], wanted[:, classes]
-        scale, offset = _likeliest(*_counted(now, wanted))
+        scale, offset = _likeliest(*_counted(now, wanted, classes))
         for each in last:
             each.weight.mul_(scale)
             each.bias.mul_(scale).add_(offset)
 
 
-def _counted(now: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _counted(
+    now: Tensor, wanted: Tensor, classes: Sequence[int] | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return ``[L]`` float64 each: logits, how many there are, the sum of what they should be."""
+    counting = slice(None) if classes is None else list(classes)
     bins = 2 * _LARGEST * _STEPS + 1
     logits = torch.linspace(-_LARGEST, _LARGEST, bins, dtype=torch.float64)
     count, hits = torch.zeros_like(logits), torch.zeros_like(logits)
-    for image, target in zip(now, wanted, strict=True):
+    for number in range(len(now)):  # image by image: all at once would double what is held
+        image, target = now[number, counting], wanted[number, counting]
         at = image.float().clamp(-_LARGEST, _LARGEST).add_(_LARGEST).mul_(_STEPS).round_()
         flat = at.long().flatten().cpu()  # in order there, so the sums are the same every time
         p = target.double().sigmoid().flatten().cpu()
