@@ -377,7 +377,7 @@ def _channel_weights(
         weights = LayerWeights.from_filters(cast(Array, weights))
     parts = weights if isinstance(weights, list | tuple) else [weights]
     if any(isinstance(part, LayerWeights) for part in parts):
-        values = combined([_of_kind(kind, parts, layers) for kind in config.weight_kinds])
+        values = combined([_of_kind(kind, weights, layers) for kind in config.weight_kinds])
     else:
         values = to_tensor(weights, "weights", "[C]", torch.float64)
     if values.shape[0] != n_channels:
@@ -388,13 +388,13 @@ def _channel_weights(
     return values
 
 
-def _of_kind(kind: WeightKind, weights: Sequence[Any], layers: Sequence[ClassMoments]) -> Tensor:
+def _of_kind(kind: WeightKind, weights: Any, layers: Sequence[ClassMoments]) -> Tensor:
     """Return the weights of one kind, of one or several layers."""
+    if isinstance(weights, LayerWeights):  # of all together: activations alone are the layers' own
+        layers = layers if kind == "activation" else layers[:1]
+        weights = [weights] * len(layers)
     if not all(isinstance(part, LayerWeights) for part in weights):
         raise InputError("weights must all be LayerWeights where one of them is")
-    if len(weights) == 1:  # of all layers together: of these, activations alone are their own
-        layers = layers if kind == "activation" else layers[:1]
-        weights = list(weights) * len(layers)
     if len(weights) != len(layers):
         raise InputError(
             f"weights must be of the {len(layers)} layers of moments, got {len(weights)}"
@@ -404,7 +404,9 @@ def _of_kind(kind: WeightKind, weights: Sequence[Any], layers: Sequence[ClassMom
         raise InputError(
             f"weights must have as many channels each, got {[len(part) for part in parts]}"
         )
-    return _total(parts)
+    values = _total(parts)
+    require_finite(values, "weights")  # while they are: places among others always are
+    return values
 
 
 def _by_rank(candidate: Candidate, budget: Budget) -> ChannelSelection:
@@ -423,8 +425,8 @@ def _by_separability(candidate: Candidate, budget: Budget) -> ChannelSelection:
     assert knee is not None
     labels = keep = medoids = torch.arange(len(weights), device=weights.device)
     if budget.k < len(weights):
-        by_weight_on = candidate.config.beyond_knee == "weight"
-        clustering = sweep.clustering(min(budget.k, knee.k) if by_weight_on else budget.k)
+        most = knee.k if candidate.config.beyond_knee == "weight" else budget.k
+        clustering = sweep.clustering(min(budget.k, most))
         labels, medoids = clustering.cluster_labels, clustering.medoids
         keep = choose_by_weight(labels, weights)
         if len(keep) < budget.k:

@@ -69,11 +69,21 @@ def test_unknown_preset_is_refused():
         (LayerWeights(torch.ones(64), torch.ones(64)), {"weight": "gamma"}, ["weight", "gamma"]),
         (LayerWeights(torch.ones(64), torch.ones(64)), {"criterion": "gamma"}, ["gamma"]),
         (LayerWeights(torch.ones(9), torch.ones(9)), {}, ["weights", "64", "9"]),
+        (
+            LayerWeights(torch.ones(64), torch.full((64,), float("nan"))),
+            {"weight": "l1+l2"},
+            ["weights", "nan"],
+        ),
     ],
 )
 def test_bad_weights_are_refused(weights, config, words):
     with complains(*words):
         select_channels(random_moments(64), weights, config=SelectionConfig(**config))
+
+
+def test_weights_of_one_of_two_layers_are_refused():
+    with complains("weights", "2 layers", "1"):
+        select_channels([random_moments(8)] * 2, [LayerWeights(torch.ones(8))])
 
 
 def test_too_few_channels_or_classes_are_refused():
