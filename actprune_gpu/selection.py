@@ -171,8 +171,9 @@ class ChannelSelection(LayerMarkup):
         loss: ``[K]`` float64, k-medoids losses.
         embedding: ``[C, 2]`` float32.
         kl_divergence: Of the embedding.
-        cluster_labels: ``[C]`` int64, cluster of each channel at k.
-        medoids: ``[k]`` int64.
+        cluster_labels: ``[C]`` int64, cluster of each channel at k. Where weights decide beyond the
+            knee, its clusters, divided among the channels kept.
+        medoids: ``[k]`` int64; where clusters are divided, the channels kept.
         separability: Summary of the separability matrix.
     """
 
@@ -377,15 +378,16 @@ def _channel_weights(
         weights = LayerWeights.from_filters(cast(Array, weights))
     parts = weights if isinstance(weights, list | tuple) else [weights]
     if any(isinstance(part, LayerWeights) for part in parts):
-        values = combined([_of_kind(kind, weights, layers) for kind in config.weight_kinds])
+        found = [_of_kind(kind, weights, layers) for kind in config.weight_kinds]
     else:
-        values = to_tensor(weights, "weights", "[C]", torch.float64)
-    if values.shape[0] != n_channels:
-        raise InputError(
-            f"weights must be one for each of the {n_channels} channels, got {values.shape[0]}"
-        )
-    require_finite(values, "weights")
-    return values
+        found = [to_tensor(weights, "weights", "[C]", torch.float64)]
+    for values in found:  # before they are places, which are always finite
+        if values.shape[0] != n_channels:
+            raise InputError(
+                f"weights must be one for each of the {n_channels} channels, got {values.shape[0]}"
+            )
+        require_finite(values, "weights")
+    return combined(found)
 
 
 def _of_kind(kind: WeightKind, weights: Any, layers: Sequence[ClassMoments]) -> Tensor:
@@ -404,9 +406,7 @@ def _of_kind(kind: WeightKind, weights: Any, layers: Sequence[ClassMoments]) -> 
         raise InputError(
             f"weights must have as many channels each, got {[len(part) for part in parts]}"
         )
-    values = _total(parts)
-    require_finite(values, "weights")  # while they are: places among others always are
-    return values
+    return _total(parts)
 
 
 def _by_rank(candidate: Candidate, budget: Budget) -> ChannelSelection:

@@ -74,6 +74,8 @@ def test_unknown_preset_is_refused():
             {"weight": "l1+l2"},
             ["weights", "nan"],
         ),
+        (LayerWeights(torch.ones(64), torch.ones(9)), {"weight": "l1+l2"}, ["weights", "64", "9"]),
+        (LayerWeights(torch.ones(9)), {"weight": "l1+activation"}, ["weights", "64", "9"]),
     ],
 )
 def test_bad_weights_are_refused(weights, config, words):
