@@ -91,6 +91,19 @@ def test_rows_stand_until_they_lack_something(judged, shapes):
     assert tuned.repaired == untuned.repaired
 
 
+def test_rows_of_other_settings_do_not_stand(judged, shapes, tmp_path):
+    stored = json.loads(judged[0].read_text())
+    for row in stored["rows"]:
+        row["seconds"] = -1.0
+        row["settings"]["perplexity"] += 5.0 * (row["criterion"] == "separability, weight l2")
+    out = tmp_path / "rows.json"
+    out.write_text(json.dumps(stored))
+    rows = judge(CHECKPOINT, shapes, [0.7], epochs=0, **{**judged[1], "out": out})
+    anew = [row.criterion for row in rows if row.seconds > 0]
+    assert anew == ["separability, weight l2"]
+    assert len(rows) == len(judged[2])
+
+
 def test_nothing_is_observed_for_rows_that_stand(judged, shapes, monkeypatch):
     out, settings, rows = judged
     before = out.read_bytes()

@@ -57,6 +57,7 @@ class Judged:
     Attributes:
         criterion: What chose the channels.
         allocation: How the layers shared the target.
+        settings: How channels were selected.
         target_flops: Share of the operations asked for.
         flops: Share of the operations left.
         params: Share of the parameters left.
@@ -68,6 +69,7 @@ class Judged:
 
     criterion: str
     allocation: str
+    settings: Mapping[str, Any]
     target_flops: float
     flops: float
     params: float
@@ -90,6 +92,11 @@ class Judged:
             config.allocation,
             target,
         )
+
+    def stands(self, contender: Contender, epochs: int) -> bool:
+        """Return whether the contender need not be judged again: it may have changed since."""
+        unchanged = self.settings == contender[1].model_dump(mode="json")
+        return unchanged and (self.tuned is not None or not epochs)
 
 
 def contenders() -> list[Contender]:
@@ -152,7 +159,8 @@ def judge(
         epochs: Of fine-tuning; 0 for none.
         image_size: Longer side of the network's input; what it was trained with if left out.
         out: A JSON file for the rows, written after each. Those that are in it already stand,
-            unless they lack the fine-tuning; they must be of the same task.
+            unless they lack the fine-tuning or were selected by other settings; they must be of
+            the same task.
         say: Called with a line about every row.
 
     Raises:
@@ -173,7 +181,7 @@ def judge(
         for target in targets:
             for contender in chosen:
                 old = [row for row in rows if row.is_of(contender, target)]
-                if any(row.tuned or not epochs for row in old):
+                if any(row.stands(contender, epochs) for row in old):
                     continue
                 rows = [row for row in rows if row not in old]
                 rows.append(bench.judge(contender, target, epochs))
@@ -286,6 +294,7 @@ class _Bench:
         return Judged(
             name,
             config.allocation,
+            config.model_dump(mode="json"),
             target,
             left.flops / self._original.flops,
             left.parameters / self._original.parameters,
