@@ -53,8 +53,9 @@ def scores(seed=0):
     return noise(seed) * 3 - 2
 
 
+# Smaller scales would mean logits beyond those that are counted.
 @settings(max_examples=20, deadline=None)
-@given(st.floats(0.3, 3.0), st.floats(-4.0, 4.0), st.integers(0, 5))
+@given(st.floats(0.5, 3.0), st.floats(-4.0, 4.0), st.integers(0, 5))
 def test_what_was_scaled_and_shifted_is_put_back(scale, offset, seed):
     before = scores(seed)
     found = matched((before - offset) / scale, before)
