@@ -65,6 +65,17 @@ def require_finite(tensor: Tensor, name: str) -> None:
         raise InputError(f"{name} must be finite, got {bad} NaN or infinite values")
 
 
+def pairwise_sum(values: Tensor) -> Tensor:
+    """Return the sum along the first axis, halves added to halves: the same bits on any device."""
+    while len(values) > 1:
+        half = len(values) // 2
+        total = values[:half] + values[half : 2 * half]
+        if len(values) % 2:
+            total[0] += values[-1]
+        values = total
+    return values[0] if len(values) else values.sum(0)
+
+
 def like(result: Tensor, example: Array) -> Array:
     """Return ``result`` as the kind of array that ``example`` is."""
     if isinstance(example, Tensor):

@@ -6,6 +6,7 @@ import math
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import compress
 from typing import Literal
 
 import numpy as np
@@ -151,7 +152,8 @@ def tsne_of_distances(
         ((embedding, kl_divergence, _),) = backend.tsne(affinities, initial, 0, 1.0, [1.0])
         return TSNEResult(embedding, kl_divergence, n_iter, used)
     runs = backend.tsne(affinities, initial, n_iter, early_exaggeration, rates)
-    runs = [run for run in runs if run[0].isfinite().all()]
+    finite = torch.stack([embedding.isfinite().all() for embedding, _, _ in runs]).tolist()
+    runs = list(compress(runs, finite))
     if not runs:
         raise InputError(
             "the embedding diverged: learning_rate, early_exaggeration or init is too large, got "

@@ -64,9 +64,9 @@ def find_knee(
     if not sensitivity >= 0.0:
         raise InputError(f"sensitivity must not be negative, got {sensitivity}")
     x = to_tensor(ks, "ks", "[K]", torch.int64).cpu().numpy()
-    curve = to_tensor(mss, "mss", "[K]", torch.float64)
+    curve = to_tensor(mss, "mss", "[K]", torch.float64).cpu()
     require_finite(curve, "mss")
-    y = curve.cpu().numpy()
+    y = curve.numpy()
     if len(x) == 0 or len(x) != len(y):
         raise InputError(
             f"ks and mss must be as many, at least one, got {len(x)} ks and {len(y)} mss"

@@ -111,9 +111,10 @@ class ClassMoments:
         """
         values = _floating(activations, "activations", "[N, C]")
         self._require_channels(values, "activations")
-        cells = torch.zeros((values.shape[0], 3), dtype=torch.int64, device=values.device)
-        cells[:, 0] = torch.arange(values.shape[0], device=values.device)
-        self.update_at(values[:, :, None, None], cells, labels)
+        classes = self._classes(labels, values.shape[0])
+        cells = torch.zeros((values.shape[0], 3), dtype=torch.int64, device=self.count.device)
+        cells[:, 0] = torch.arange(values.shape[0], device=cells.device)
+        self._take_in(values[:, :, None, None], cells, classes)
 
     def update_at(self, features: Array, cells: Array, labels: Array) -> None:
         """Take in the feature vectors at some cells of feature maps, in their order, in place.
@@ -129,22 +130,30 @@ class ClassMoments:
         """
         values = _floating(features, "features", "[B, C, H, W]")
         where = to_tensor(cells, "cells", "[N, 3]", torch.int64)
-        classes = to_tensor(labels, "labels", "[N]", torch.int64)
         self._require_channels(values, "features")
-        if where.shape[0] != classes.shape[0]:
+        classes = self._classes(labels, where.shape[0])
+        if where.shape[0]:
+            for axis, name in ((0, "batch"), (2, "y"), (3, "x")):
+                _require_range(where[:, max(axis - 1, 0)], f"cells ({name})", values.shape[axis])
+        self._take_in(values, where, classes)
+
+    def _classes(self, labels: Array, n_samples: int) -> Tensor:
+        classes = to_tensor(labels, "labels", "[N]", torch.int64)
+        if classes.shape[0] != n_samples:
             raise InputError(
-                f"labels must be one for each of the {where.shape[0]} samples, "
-                f"got {classes.shape[0]}"
+                f"labels must be one for each of the {n_samples} samples, got {classes.shape[0]}"
             )
-        if classes.numel() == 0:
+        if n_samples:
+            _require_range(classes, "labels", self.n_classes)
+        return classes
+
+    def _take_in(self, values: Tensor, cells: Tensor, classes: Tensor) -> None:
+        if not len(classes):
             return
-        _require_range(classes, "labels", self.n_classes)
-        for axis, name in ((0, "batch"), (2, "y"), (3, "x")):
-            _require_range(where[:, max(axis - 1, 0)], f"cells ({name})", values.shape[axis])
         device = self.count.device
         backend_of(self.count).gather_class_moments(
             values.to(device),
-            where.to(device),
+            cells.to(device),
             classes.to(device),
             (self.count, self.mean, self.m2),
         )
@@ -184,10 +193,11 @@ class ClassMoments:
         Raises:
             InputError: If there is none, or one is not in 0..C-1.
         """
-        index = to_tensor(channels, "channels", "[K]", torch.int64).to(self.count.device)
+        index = to_tensor(channels, "channels", "[K]", torch.int64)
         if not len(index):
             raise InputError("channels must hold at least one, got none")
         _require_range(index, "channels", self.n_channels)
+        index = index.to(self.count.device)
         return ClassMoments(
             self.count[:, index], self.mean[:, index], self.m2[:, index], self.class_names
         )

@@ -304,7 +304,7 @@ def prepare(moments: SomeMoments, weights: SomeWeights, config: SelectionConfig)
     n_channels = layers[0].n_channels
     if n_channels < _MIN_CHANNELS:
         raise InputError(f"moments must have at least {_MIN_CHANNELS} channels, got {n_channels}")
-    values = _channel_weights(weights, layers, config).to(layers[0].count.device)
+    values = _channel_weights(weights, layers, config)
     if config.criterion != "separability":
         return Candidate(values, config)
     require_engine(config.engine)
@@ -341,7 +341,8 @@ def _total(parts: Sequence[Tensor]) -> Tensor:
 def score(candidate: Candidate, sweep: KMedoidsSweep) -> Candidate:
     """Find the knee in the clusterings of the embedding."""
     mss = sweep.mss_mean if candidate.config.silhouette == "mean" else sweep.mss_nearest
-    knee = find_knee(sweep.ks, mss, method=candidate.config.knee)
+    ks = torch.arange(2, candidate.n_channels)  # those of the sweep, which may be on a GPU
+    knee = find_knee(ks, mss, method=candidate.config.knee)
     return replace(candidate, sweep=sweep, knee=knee)
 
 
@@ -370,17 +371,17 @@ def _channel_weights(
     weights: SomeWeights, layers: Sequence[ClassMoments], config: SelectionConfig
 ) -> Tensor:
     """Return the ``[C]`` float64 weights that the criterion needs."""
-    n_channels = layers[0].n_channels
+    n_channels, device = layers[0].n_channels, layers[0].count.device
     if config.criterion == "random":
         order = np.random.RandomState(config.seed).permutation(n_channels)
-        return torch.from_numpy(order).double()
+        return torch.from_numpy(order).double().to(device)
     if not isinstance(weights, LayerWeights) and getattr(weights, "ndim", 1) > 1:
         weights = LayerWeights.from_filters(cast(Array, weights))
     parts = weights if isinstance(weights, list | tuple) else [weights]
     if any(isinstance(part, LayerWeights) for part in parts):
         found = [_of_kind(kind, weights, layers) for kind in config.weight_kinds]
     else:
-        found = [to_tensor(weights, "weights", "[C]", torch.float64)]
+        found = [to_tensor(weights, "weights", "[C]", torch.float64).to(device)]
     for values in found:  # before they are places, which are always finite
         if values.shape[0] != n_channels:
             raise InputError(
@@ -401,7 +402,8 @@ def _of_kind(kind: WeightKind, weights: Any, layers: Sequence[ClassMoments]) -> 
         raise InputError(
             f"weights must be of the {len(layers)} layers of moments, got {len(weights)}"
         )
-    parts = [part.of_kind(kind, of) for part, of in zip(weights, layers, strict=True)]
+    device = layers[0].count.device
+    parts = [part.of_kind(kind, of).to(device) for part, of in zip(weights, layers, strict=True)]
     if len({len(part) for part in parts}) > 1:
         raise InputError(
             f"weights must have as many channels each, got {[len(part) for part in parts]}"

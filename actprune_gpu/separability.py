@@ -79,9 +79,9 @@ def class_statistics(
     statistics, used = backend_of(moments.count).class_statistics(
         moments.count, moments.mean, moments.m2, std_floor
     )
-    classes, left_out = (
-        tuple(compress(moments.class_names, flags.tolist())) for flags in (used, ~used)
-    )
+    flags = used.tolist()
+    classes = tuple(compress(moments.class_names, flags))
+    left_out = tuple(compress(moments.class_names, [not flag for flag in flags]))
     if len(classes) < 2:
         raise InputError(
             f"moments must have at least 2 classes with {MIN_SAMPLES} samples, got "

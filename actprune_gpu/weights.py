@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import reduce
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from .arrays import Array, to_tensor
+from .arrays import Array, pairwise_sum, to_tensor
 from .errors import InputError
 from .moments import ClassMoments
 
@@ -78,12 +79,11 @@ class LayerWeights:
         if n_axes < 2:
             raise InputError(f"filters must have shape [C, ...], got {n_axes} axes")
         shape = "[C" + ", ..." * (n_axes - 1) + "]"
-        # On the CPU, whose sums have the same order wherever the filters lie.
-        flat = to_tensor(filters, "filters", shape, torch.float64).cpu().flatten(1)
+        weights = to_tensor(filters, "filters", shape, torch.float64).flatten(1).T
         scale = None
         if gamma is not None:
-            scale = to_tensor(gamma, "gamma", "[C]", torch.float64).cpu().abs()
-        return cls(flat.abs().sum(1), flat.square().sum(1).sqrt(), scale)
+            scale = to_tensor(gamma, "gamma", "[C]", torch.float64).abs()
+        return cls(pairwise_sum(weights.abs()), pairwise_sum(weights.square()).sqrt(), scale)
 
     @classmethod
     def total(cls, parts: Sequence[LayerWeights]) -> LayerWeights:
@@ -92,7 +92,7 @@ class LayerWeights:
         for each in fields(cls):
             found = [getattr(part, each.name) for part in parts]
             has_all = all(weights is not None for weights in found)
-            sums[each.name] = torch.stack(found).sum(0) if has_all else None
+            sums[each.name] = reduce(torch.add, found) if has_all else None
         return cls(**sums)
 
     def of_kind(self, kind: WeightKind, moments: ClassMoments) -> Tensor:
@@ -105,8 +105,8 @@ class LayerWeights:
             InputError: If the layer has no such weights.
         """
         if kind == "activation":
-            count, mean = moments.count.cpu(), moments.mean.cpu()
-            return (count * mean.abs()).sum(0) / count.sum(0).clamp(min=1)
+            seen = moments.count.sum(0).clamp(min=1)
+            return pairwise_sum(moments.count * moments.mean.abs()) / seen
         weights: Tensor | None = getattr(self, kind)
         if weights is None:
             raise InputError(f"weights must have {kind!r}, got a layer without")

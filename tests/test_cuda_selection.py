@@ -11,6 +11,7 @@ from helpers import moments_of, planted_moments, same  # noqa: E402
 
 from actprune_gpu import (  # noqa: E402
     ClassMoments,
+    LayerWeights,
     SelectionConfig,
     backends,
     jeffries_matusita,
@@ -122,3 +123,84 @@ def test_tensors_that_do_not_lie_in_order(on_cuda):
         select_channels(spread, strided(weights), config=config),
         select_channels(moments, weights, config=config),
     )
+
+
+@pytest.fixture
+def reads(on_cuda, monkeypatch):
+    """How many numbers each read of a tensor takes to the host, outside of the emulator."""
+    sizes, launching = [], []
+    if not ON_GPU:
+        launch = CUDA.launcher.launch
+
+        def silent(*arguments, **options):
+            launching.append(True)
+            try:
+                launch(*arguments, **options)
+            finally:
+                launching.pop()
+
+        monkeypatch.setattr(CUDA.launcher, "launch", silent)
+
+    def counting(name):
+        read = getattr(torch.Tensor, name)
+
+        def method(tensor, *arguments, **options):
+            if not launching and (tensor.is_cuda or not ON_GPU):
+                sizes.append(1 if name == "nonzero" else tensor.numel())
+                launching.append(True)  # what it calls itself is the same read
+                try:
+                    return read(tensor, *arguments, **options)
+                finally:
+                    launching.pop()
+            return read(tensor, *arguments, **options)
+
+        return method
+
+    for name in ("cpu", "tolist", "item", "__int__", "__float__", "__bool__", "nonzero"):
+        monkeypatch.setattr(torch.Tensor, name, counting(name))
+    return sizes
+
+
+@pytest.mark.parametrize("weight", ["activation+reconstruct", "l1", "filters"])
+def test_hardly_anything_goes_to_the_host(weight, reads):
+    moments, _ = planted_moments(6, 4)
+    ours = moments.to(DEVICE)
+    numbers = torch.arange(24.0, device=DEVICE)
+    weights = LayerWeights(l1=numbers, reconstruct=numbers)
+    config = SelectionConfig(n_iter=20)
+    if weight == "filters":
+        weights = numbers[:, None] * numbers
+    else:
+        config = SelectionConfig(n_iter=20, weight=weight, beyond_knee="weight")
+    reads.clear()
+    select_channels(ours, weights, config=config)
+    # What docs/kernels.md lists: the silhouettes, a flag for each class, and single numbers.
+    large = [moments.n_classes, 24 - 2]
+    large += [] if ON_GPU else [24 - 2]  # the ks, which only seem to come from the device
+    assert sorted(size for size in reads if size > 3) == sorted(large)
+    assert len(reads) < 24, reads
+
+
+def test_what_a_detector_sees_is_gathered_where_it_runs(request, tiny_checkpoint, make_dataset):
+    pytest.importorskip("ultralytics")
+    from actprune_gpu.models.ultralytics.checkpoint import load_checkpoint
+    from actprune_gpu.models.ultralytics.dataset import load_dataset
+    from actprune_gpu.models.ultralytics.gather import gather
+
+    checkpoint, dataset = load_checkpoint(tiny_checkpoint), load_dataset(make_dataset(9))
+    options = {"image_size": 96, "confidence": 0.0, "iou": 0.0}
+    layers = ("model.0", "model.2.m.0.cv1")
+    theirs = gather(checkpoint, dataset, layers, **options)
+    device = request.getfixturevalue("on_cuda")
+    ours = gather(checkpoint, dataset, layers, device=device, **options)
+    for one, other in zip(
+        (ours.moments, *ours.shards), (theirs.moments, *theirs.shards), strict=True
+    ):
+        assert one.keys() == other.keys()
+        for layer, moments in one.items():
+            assert moments.mean.device == device
+            if ON_GPU:  # whose convolutions round differently
+                assert torch.equal(moments.count.cpu(), other[layer].count)
+                torch.testing.assert_close(moments.mean.cpu(), other[layer].mean)
+            else:
+                assert moments == other[layer]

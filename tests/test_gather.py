@@ -384,8 +384,10 @@ def test_bad_arguments(checkpoint, make_dataset, changes, words):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_asking_for_a_gpu_where_there_is_none(checkpoint, make_dataset):
-    with complains("cuda", "GPU"):
-        gather(checkpoint, load_dataset(make_dataset(2)), LAYERS, **LOOSE, device="cuda")
+    dataset = load_dataset(make_dataset(2))
+    for device in ("cuda", "cuda:1"):
+        with complains(device, "cannot be used", "GPU"):
+            gather(checkpoint, dataset, LAYERS, **LOOSE, device=device)
 
 
 def test_a_data_set_of_other_classes(checkpoint, make_dataset):

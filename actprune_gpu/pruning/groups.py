@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -132,7 +133,7 @@ def _columns(channels: Channels) -> list[Channels]:
 
 
 def _sum(weights: Tensor, channels: Channels) -> Tensor:
-    return torch.stack([weights[rows] for rows in _columns(channels)]).sum(0)
+    return reduce(torch.add, [weights[rows] for rows in _columns(channels)])
 
 
 def signals_of(
@@ -169,8 +170,8 @@ def weights_of(
         ]
         if group.name in signals:
             signal = signals[group.name]
-            std, lost = signal.std.cpu(), torch.empty_like(signal.std).cpu()
-            lost[signal.ranking.order.cpu()] = signal.ranking.error[:-1].cpu()
+            std, lost = signal.std, torch.empty_like(signal.std)
+            lost[signal.ranking.order] = signal.ranking.error[:-1]
             nothing = torch.zeros_like(std)
             members = [
                 replace(

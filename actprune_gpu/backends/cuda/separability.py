@@ -46,7 +46,8 @@ def class_statistics(
     count: Tensor, mean: Tensor, m2: Tensor, std_floor: float
 ) -> tuple[ClassStatistics, Tensor]:
     used = (count >= MIN_SAMPLES).any(1)
-    n, m, squares = (part[used].T for part in (count, mean, m2))
+    rows = used.nonzero().flatten()
+    n, m, squares = (part[rows].T for part in (count, mean, m2))
     std = (squares / n.clamp(min=1)).sqrt().clamp(min=std_floor)
     return ClassStatistics(*(part.contiguous() for part in (n, m, std))), used
 

@@ -26,7 +26,7 @@ class Found:
     """The objects of a batch that the detector has found.
 
     Attributes:
-        activations: By layer, ``[Q, C]`` float32 on the CPU.
+        activations: By layer, ``[Q, C]`` float32 where the network runs.
         labels: ``[Q]`` int64, classes of the data set.
         images: ``[Q]`` int64, places of their images in the window.
         objects: Number of objects in the batch, found or not.
@@ -122,7 +122,7 @@ class Detector:
         matched = torch.cat(found)
         on_device = matched.to(self._device)
         return Found(
-            {name: rows[name][on_device].cpu() for name in self._layers},
+            {name: rows[name][on_device] for name in self._layers},
             labels[matched],
             torch.tensor([image.number for image in batch])[image_of_object[matched]],
             len(boxes),

@@ -15,7 +15,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ...errors import BackendUnavailableError, InputError
+from ...devices import resolve_device
+from ...errors import InputError
 from ...moments import ClassMoments
 from ...scalars import real_number, whole_number
 from ...shards import N_SHARDS, Shards
@@ -64,7 +65,8 @@ def gather(
         confidence: Predictions below it do not count.
         iou: An object counts when a prediction overlaps it by more than this.
         nms_iou: Of predictions that overlap by more than this, only the best is kept.
-        device: Where the network runs. The moments are kept on the CPU.
+        device: Where the network runs and the moments are: ``"auto"`` (a GPU if there is one),
+            ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
         limit: Use only this many images, the first ones by name.
         strict: Stop at an image that cannot be decoded, instead of leaving it out.
         progress: Called with (images done, images in all).
@@ -79,7 +81,7 @@ def gather(
         InputError: If an argument is out of range, a layer is not in the model, model and data set
             share no class, no object matches, or the saved state does not fit.
     """
-    where = _device(device)
+    where = resolve_device(device)
     stride = max(int(torch.as_tensor(checkpoint.model.stride).max()), 32)
     images = dataset.images if limit is None else dataset.images[: whole_number(limit, "limit")]
     settings = GatherSettings(
@@ -100,7 +102,7 @@ def gather(
         {}, settings, 0, 0, 0, 0, tuple(unknown), dataset.skipped, ({},) * N_SHARDS
     )
     if resume:
-        state = _saved_state(state_path, settings)
+        state = _saved_state(state_path, settings, where)
     if strict:
         state.skipped.require_none()
     detector = Detector(
@@ -205,7 +207,7 @@ def _updated(
         new[layer] = (
             moments[layer].copy()
             if layer in moments
-            else ClassMoments.zeros(rows.shape[1], class_names)
+            else ClassMoments.zeros(rows.shape[1], class_names, rows.device)
         )
         new[layer].update(rows, labels)
     return new
@@ -221,8 +223,8 @@ def _with_samples(
     """Return new shards: each with its own samples; those that get none stay the same."""
     new = list(shards)
     for number in sorted(set(shard_of.tolist())) if shards else ():
-        mine = shard_of == number
-        rows = {layer: values[mine] for layer, values in activations.items()}
+        mine = (shard_of == number).nonzero().flatten()
+        rows = {layer: values[mine.to(values.device)] for layer, values in activations.items()}
         new[number] = _updated(shards[number], rows, labels[mine], class_names)
     return tuple(new)
 
@@ -233,22 +235,14 @@ def _bytes(moments: Mapping[str, ClassMoments]) -> int:
     )
 
 
-def _saved_state(path: str | os.PathLike[str] | None, settings: GatherSettings) -> GatherResult:
+def _saved_state(
+    path: str | os.PathLike[str] | None, settings: GatherSettings, device: torch.device
+) -> GatherResult:
     if path is None:
         raise InputError("resume needs state_path, the file to go on with, got None")
     state = GatherResult.load(path)
     state.require(settings, path)
-    return state
-
-
-def _device(device: torch.device | str) -> torch.device:
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise InputError(f"device must be a name such as 'cuda:0', got {device!r}") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise BackendUnavailableError(f"device {device!r} needs a CUDA GPU that PyTorch can use")
-    return chosen
+    return state.to(device)
 
 
 def _batch_size(value: int | None, device: torch.device) -> int:

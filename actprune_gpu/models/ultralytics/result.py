@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+import torch
 
 from ...errors import InputError
 from ...moments import ClassMoments, load_moments, save_moments
@@ -95,6 +97,14 @@ class GatherResult:
             "skipped": self.skipped.as_dict(),
         }
         return {"gather": json.dumps(notes, ensure_ascii=False)}
+
+    def to(self, device: torch.device | str) -> GatherResult:
+        """Return this with all moments on ``device``."""
+        moments, *shards = (
+            {name: layer.to(device) for name, layer in part.items()}
+            for part in (self.moments, *self.shards)
+        )
+        return replace(self, moments=moments, shards=tuple(shards))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file that `load` reads; an existing one is replaced whole.

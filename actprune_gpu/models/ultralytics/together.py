@@ -38,7 +38,7 @@ def gather_together(
         checkpoint: The model, the same on all processes.
         dataset: The labelled images, the same on all processes.
         layers: Names of the layers.
-        device: Where the network runs.
+        device: Where the network runs and the moments are.
         limit: Use only this many images, the first ones by name.
         state_path: A file that the state is saved to; on the way, each process has its own.
         settings: Further arguments of `gather`.
@@ -74,7 +74,7 @@ def gather_together(
         corrupt += each.skipped.corrupt_images[len(dataset.skipped.corrupt_images) :]
     whole = replace(
         own,
-        moments={name: layer.to("cpu") for name, layer in moments.items()},
+        moments=moments,
         settings=replace(own.settings, n_images=len(images)),
         images_done=len(images),
         objects=sum(each.objects for each in found),
