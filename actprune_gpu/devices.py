@@ -79,6 +79,18 @@ def cuda_fault(index: int | None) -> str | None:
     except Exception as error:
         cause = " ".join(str(error).split())[:200]
         return f"CuPy does not work here ({cause}): pip install --force-reinstall cupy-{extra}x"
+    return _kernel_fault()
+
+
+def _kernel_fault() -> str | None:
+    """Return why the kernels cannot be loaded: without binaries of them they must be compiled."""
+    from .backends.cuda import binaries, nvrtc, sources
+
+    try:
+        nvrtc.version()
+    except BackendUnavailableError as error:
+        if not all(binaries.find(file) for file in sources.files()):
+            return str(error)
     return None
 
 

@@ -48,7 +48,9 @@ class FakeCupy(types.ModuleType):
         super().__init__(name)
         self.launches, self.loads, self.granted, self.bad_binaries = [], [], [], False
         self.cuda = types.SimpleNamespace(
-            runtime=types.SimpleNamespace(getDeviceCount=lambda: 2),
+            runtime=types.SimpleNamespace(
+                getDeviceCount=lambda: 2, driverGetVersion=lambda: 13020
+            ),
             Device=FakeDevice,
             nvrtc=FakeNvrtc(),
             driver=types.SimpleNamespace(
@@ -165,6 +167,13 @@ def break_cupy(cupy, monkeypatch):
     cupy.cuda.runtime.getDeviceCount = fail
 
 
+def break_nvrtc(cupy, monkeypatch):
+    def fail():
+        raise RuntimeError("libnvrtc.so.13 is missing")
+
+    cupy.cuda.nvrtc.getVersion = fail
+
+
 FAULTS = {
     "built without CUDA": lambda cupy, m: m.setattr(torch.version, "cuda", None),
     "no NVIDIA GPU or driver": lambda cupy, m: m.setattr(torch.cuda, "is_available", lambda: False),
@@ -175,6 +184,7 @@ FAULTS = {
         "actprune_gpu.devices.find_spec", lambda name: None
     ),
     "CuPy does not work here .libcudart is missing.": break_cupy,
+    "NVRTC .libnvrtc.so.13 is missing.: install nvidia-cuda-nvrtc": break_nvrtc,
 }
 
 
@@ -187,6 +197,12 @@ def test_the_missing_piece_is_named(gpu, monkeypatch, caplog, message):
     with caplog.at_level(logging.INFO, "actprune_gpu"):
         assert resolve_device("auto") == torch.device("cpu")
     assert "device 'auto' is the CPU" in caplog.text
+
+
+def test_binaries_need_no_compiler(gpu, monkeypatch):
+    break_nvrtc(gpu, monkeypatch)
+    monkeypatch.setattr(binaries, "find", lambda file: Path(f"{file}.fatbin"))
+    assert resolve_device("auto") == torch.device("cuda:0")
 
 
 def test_a_gpu_that_is_not_there(gpu):
@@ -265,6 +281,13 @@ def test_the_failures_of_nvrtc_are_one_line(gpu):
         nvrtc.compiled("tsne.cu", 90)
 
 
+def test_a_cache_that_cannot_be_written(gpu, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    with pytest.raises(BackendUnavailableError, match=r"file/cache cannot be written .*CUPY_CACHE"):
+        nvrtc.compiled("tsne.cu", 90)
+
+
 def test_cupy_compiles_without_options_of_its_own(tmp_path, monkeypatch):
     pytest.importorskip("cupy")
     monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path))
@@ -314,7 +337,13 @@ def test_env_says_why_kernels_cannot_be_loaded(gpu, capsys, monkeypatch):
     assert "NVRTC cannot compile" in printed
     gpu.cuda.nvrtc.bad_source = False
     assert run(["env"]) == 0
-    assert "kmedoids.cu: nvrtc" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "kmedoids.cu: nvrtc" in printed
+    assert re.search(r"NVRTC +13\.0 +compiles", printed)
+    assert re.search(r"driver +CUDA 13\.2 ", printed)
+    break_nvrtc(gpu, monkeypatch)
+    assert run(["env"]) == 0
+    assert re.search(r"NVRTC +missing +.*install nvidia-cuda-nvrtc", capsys.readouterr().out)
 
 
 def test_env_says_what_is_there_and_what_is_missing(capsys):
@@ -324,8 +353,10 @@ def test_env_says_what_is_there_and_what_is_missing(capsys):
     assert f"CUDA {torch.version.cuda}" in printed
     if not torch.cuda.is_available():
         assert "PyTorch finds no NVIDIA GPU or driver" in printed
-    if find_spec("cupy") is None:
-        assert "pip install 'actprune_gpu[cuda13]'" in printed
+    for major in (12, 13):  # for what PyTorch is built for: two packages of CuPy break each other
+        needed = (torch.version.cuda or "").startswith(str(major))
+        missing = needed and find_spec("cupy") is None
+        assert (f"pip install 'actprune_gpu[cuda{major}]'" in printed) == missing
 
 
 def test_automatic_work_is_spread_over_all_gpus(gpu, monkeypatch):

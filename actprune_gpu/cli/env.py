@@ -11,8 +11,8 @@ from rich.table import Table
 
 _PACKAGES = (
     *("actprune_gpu", "torch", "numpy", "numba", "kneed", "safetensors", "ultralytics"),
-    *("cupy-cuda13x", "cupy-cuda12x"),
 )
+_CUPYS = ("cupy-cuda13x", "cupy-cuda12x")
 _WIDTH = 160
 _OPTIONAL = {
     "ultralytics": "pip install 'actprune_gpu[yolo]', for YOLO models",
@@ -37,13 +37,47 @@ def _packages() -> Table:
 
     table = Table("package", "version", "note", box=None, pad_edge=False)
     table.add_row("python", platform.python_version(), platform.platform())
-    for name in _PACKAGES:
+    for name in (*_PACKAGES, *_cupys()):
         try:
             table.add_row(name, version(name), f"CUDA {torch.version.cuda}" * (name == "torch"))
         except PackageNotFoundError:
             note = _OPTIONAL.get(name, f"pip install {name}")
             table.add_row(name, "missing", escape(note))
+    _add_cuda(table)
     return table
+
+
+def _cupys() -> list[str]:
+    """Return CuPy's package for PyTorch's CUDA, and those that there are: two do not go together."""
+    import torch
+
+    def wanted(name: str) -> bool:
+        try:
+            version(name)
+        except PackageNotFoundError:
+            return name == f"cupy-cuda{(torch.version.cuda or '').partition('.')[0]}x"
+        return True
+
+    return list(filter(wanted, _CUPYS))
+
+
+def _add_cuda(table: Table) -> None:
+    """Add what the kernels are compiled with where there are no binaries, and the driver."""
+    from ..backends.cuda import nvrtc
+    from ..errors import BackendUnavailableError
+
+    try:
+        import cupy
+
+        newest = cupy.cuda.runtime.driverGetVersion()
+    except Exception:  # where the devices are, it says why CuPy does not work
+        return
+    try:
+        table.add_row("NVRTC", "{}.{}".format(*nvrtc.version()), "compiles the kernels")
+    except BackendUnavailableError as error:
+        table.add_row("NVRTC", "missing", escape(str(error)))
+    major, minor = newest // 1000, newest % 1000 // 10
+    table.add_row("driver", f"CUDA {major}.{minor}" if newest else "missing", "of NVIDIA")
 
 
 def _devices() -> Table:

@@ -21,6 +21,24 @@ def folder() -> Path:
     return Path(os.environ.get("CUPY_CACHE_DIR", Path.home() / ".cupy" / "kernel_cache"))
 
 
+def version() -> tuple[int, int]:
+    """Return NVRTC's version.
+
+    Raises:
+        BackendUnavailableError: If it cannot be loaded.
+    """
+    import cupy
+
+    try:
+        major, minor = cupy.cuda.nvrtc.getVersion()
+    except Exception as error:  # of several types, depending on CuPy's version
+        raise BackendUnavailableError(
+            f"CuPy cannot load NVRTC ({error}): install nvidia-cuda-nvrtc for CUDA 13, "
+            "nvidia-cuda-nvrtc-cu12 for CUDA 12"
+        ) from error
+    return major, minor
+
+
 def compiled(file: str, capability: int) -> Path:
     """Return a source's binary for a card, compiled if it is not in the cache.
 
@@ -30,26 +48,25 @@ def compiled(file: str, capability: int) -> Path:
             binary is PTX, which the driver compiles.
 
     Raises:
-        BackendUnavailableError: If NVRTC cannot be loaded or fails.
-        OSError: If the cache cannot be written.
+        BackendUnavailableError: If NVRTC cannot be loaded or fails, or the cache not be written.
     """
     import cupy
 
-    nvrtc = cupy.cuda.nvrtc
-    try:
-        version, known = nvrtc.getVersion(), nvrtc.getSupportedArchs()
-    except Exception as error:  # of several types, depending on CuPy's version
-        raise BackendUnavailableError(
-            f"CuPy cannot load NVRTC ({error}): install nvidia-cuda-nvrtc for CUDA 13, "
-            "nvidia-cuda-nvrtc-cu12 for CUDA 12"
-        ) from error
-    architecture = max(sm for sm in known if sm <= capability)
+    found, nvrtc = version(), cupy.cuda.nvrtc
+    architecture = max(sm for sm in nvrtc.getSupportedArchs() if sm <= capability)
     kind, suffix = ("sm", "cubin") if architecture == capability else ("compute", "ptx")
     options = (*binaries.OPTIONS, f"--gpu-architecture={kind}_{architecture}")
-    made_of = sha256(repr((sources.text(file), options, version)).encode()).hexdigest()
+    made_of = sha256(repr((sources.text(file), options, found)).encode()).hexdigest()
     path = folder() / f"actprune_gpu-{Path(file).stem}-{made_of}.{suffix}"
     if not path.is_file():
-        replace_file(path, _compile(nvrtc, file, options, suffix))
+        binary = _compile(nvrtc, file, options, suffix)
+        try:
+            replace_file(path, binary)
+        except OSError as error:
+            raise BackendUnavailableError(
+                f"compiled kernels must be kept in a folder, {path.parent} cannot be written "
+                f"({error.strerror}): set CUPY_CACHE_DIR"
+            ) from error
     return path
 
 
