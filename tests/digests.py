@@ -76,10 +76,50 @@ def keep_list(points, sweep, k):
     return choose_by_weight(swept.clustering(k).cluster_labels, weights)
 
 
-def digests(backend, size, device):
+def stages(device):
+    """What the public functions give, from activations to the channels kept at some k."""
+    from actprune_gpu import (
+        ClassMoments,
+        choose_by_weight,
+        jeffries_matusita,
+        kmedoids_sweep,
+        simplified_silhouette,
+        tsne,
+    )
+
+    n, n_classes, n_samples = 40, 7, 300
+    random = np.random.RandomState(n)
+    labels = random.randint(0, n_classes, n_samples)
+    group = random.randint(0, 8, n)
+    values = random.randint(-400, 400, (n_classes, n))[:, group][labels]
+    values = (values + random.randint(-99, 100, values.shape)) / 128.0
+    names = [str(label) for label in range(n_classes)]
+    moments = ClassMoments.from_activations(
+        torch.from_numpy(values).to(device), torch.from_numpy(labels).to(device), names
+    )
+    separability = jeffries_matusita(moments)
+    embedded = tsne(separability.matrix, n_iter=120)
+    sweep = kmedoids_sweep(embedded.embedding)
+    clustering = sweep.clustering(n // 3)
+    weights = torch.arange(n, 0, -1, device=device)
+    return {
+        "mean": moments.mean,
+        "m2": moments.m2,
+        "matrix": separability.matrix,
+        "embedding": embedded.embedding,
+        "loss": sweep.loss,
+        "mss_mean": sweep.mss_mean,
+        "mss_nearest": sweep.mss_nearest,
+        "cluster_labels": clustering.cluster_labels,
+        "silhouette": torch.tensor(simplified_silhouette(embedded.embedding, clustering.medoids)),
+        "keep": choose_by_weight(clustering.cluster_labels, weights),
+    }
+
+
+def digests(outputs):
     """The digest of each output."""
     found = {}
-    for name, value in outputs(backend, size, device).items():
+    for name, value in outputs.items():
         array = value.cpu().contiguous().numpy()
         found[name] = hashlib.sha256(array.tobytes()).hexdigest()[:16]
     return found
@@ -88,7 +128,9 @@ def digests(backend, size, device):
 def write():
     from actprune_gpu.backends.cpu import CpuBackend
 
-    found = {size: digests(CpuBackend(), size, torch.device("cpu")) for size in SIZES}
+    cpu = torch.device("cpu")
+    found = {size: digests(outputs(CpuBackend(), size, cpu)) for size in SIZES}
+    found["stages"] = digests(stages(cpu))
     FILE.write_text(json.dumps(found, indent=2) + "\n")
 
 

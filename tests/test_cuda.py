@@ -203,6 +203,29 @@ def test_kmedoids_sweep_in_segments(points, seed):
     assert_equal("kmedoids_sweep", [points(400)], cuda=backend(seed=seed))
 
 
+@pytest.mark.parametrize("points", [uniform(70), doubled(133)], ids=["uniform", "doubled"])
+def test_kmedoids_sweep_with_fewer_threads_than_points(points, monkeypatch):
+    monkeypatch.setattr("actprune_gpu.backends.cuda.kmedoids._MAX_BLOCK", 64)
+    assert_equal("kmedoids_sweep", [points])
+
+
+def test_kmedoids_sweep_of_many_points(monkeypatch):
+    """Up and down over a few k: all of them would take the emulator minutes."""
+    backends = ["actprune_gpu.backends.cuda.kmedoids"]
+    backends += ["actprune_gpu.backends.cpu.kmedoids.sweep"] if CPU else []
+    for name in backends:
+        monkeypatch.setattr(f"{name}.segments", lambda n, shortest: [(2, 5)])
+        monkeypatch.setattr(f"{name}.second_pass", lambda n: [(4, 1)])
+    points = uniform(1100)  # more than are kicked, and than a warp flags in one pass
+
+    def swept(cuda, points):
+        (sweep,) = cuda.kmedoids_sweep([points])
+        return [part[:3].clone() for part in sweep]
+
+    ours = move(swept(backend(), move(points)), torch.device("cpu"))
+    assert_result("kmedoids_sweep", ("k < 5", points), ours, lambda: swept(CPU, points))
+
+
 @pytest.mark.usefixtures("short_segments")
 def test_kmedoids_sweeps_of_several_layers_in_one_launch():
     cuda = backend()

@@ -48,9 +48,7 @@ class FakeCupy(types.ModuleType):
         super().__init__(name)
         self.launches, self.loads, self.granted, self.bad_binaries = [], [], [], False
         self.cuda = types.SimpleNamespace(
-            runtime=types.SimpleNamespace(
-                getDeviceCount=lambda: 2, driverGetVersion=lambda: 13020
-            ),
+            runtime=types.SimpleNamespace(getDeviceCount=lambda: 2, driverGetVersion=lambda: 13020),
             Device=FakeDevice,
             nvrtc=FakeNvrtc(),
             driver=types.SimpleNamespace(

@@ -42,7 +42,9 @@ def test_all_its_tests_are_found_but_those_of_whole_selections():
     assert found.count("SKIPPED") == 1
 
 
-@pytest.mark.parametrize("words", ["small and cuda", "gather and offset", "silhouette and 77"])
+@pytest.mark.parametrize(
+    "words", ["small and cuda", "stages and by_cuda", "gather and offset", "silhouette and 77"]
+)
 def test_the_kernels_are_held_against_the_committed_bits(words):
     """The emulator stands in for the device."""
     code = f"import gpu; sys.exit(pytest.main(['-k', {words!r}, '-rA', *gpu.TESTS]))"
