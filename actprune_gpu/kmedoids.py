@@ -15,7 +15,7 @@ from .scalars import whole_number
 
 # Distances from points to medoids held at a time: on the CPU so few that PyTorch does not wake its
 # threads, which would spin beside those of the next layer.
-_TILE = {"cpu": 1 << 14, "cuda": 1 << 24}
+_TILE = {"cpu": 1 << 14, "cuda": 1 << 21}
 # Of the points, beyond which squares of distances leave the range of float64.
 _LARGEST_EXTENT, _SMALLEST_EXTENT = 1e150, 1e-150
 

@@ -12,10 +12,12 @@ import argparse
 import datetime
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +114,22 @@ def main() -> int:
     return 1 if "FAILED" in results.found["checks"].values() else 0
 
 
+def versions() -> dict[str, object]:
+    """Return the versions of what the kernels are compiled and run by."""
+    found: dict[str, object] = {"python": platform.python_version(), "cuda": torch.version.cuda}
+    with suppress(ImportError):
+        import cupy
+
+        found |= {"cupy": cupy.__version__, "driver": cupy.cuda.runtime.driverGetVersion()}
+    return found
+
+
 def measure(results: Results, *, with_cpu: bool) -> None:
     """Note the ceilings, and the time of every case as it comes."""
     from actprune_gpu.backends.cuda import CudaBackend
     from actprune_gpu.backends.cuda.cupy_launcher import CupyLauncher
 
+    results.note(versions=versions())
     launcher = CupyLauncher(0)
     limits = gpu_timings.ceilings()
     rows: list[dict[str, object]] = []

@@ -33,6 +33,8 @@ def test_what_does_not_fit_is_refused_with_the_bytes_needed():
         cuda.separability_distances(statistics(67, 24))
     with pytest.raises(InputError, match=r"a separability matrix \[400, 276\] needs"):
         cuda.jeffries_matusita(statistics(400, 24))
+    with pytest.raises(InputError, match=r"distances between 200 rows .* arrays that lie there"):
+        cuda.pairwise_distances(torch.ones(200, 3, dtype=torch.float64))
     assert not cuda.launcher.launches
 
 

@@ -20,7 +20,9 @@ from actprune_gpu import (  # noqa: E402
     simplified_silhouette,
     tsne,
 )
+from actprune_gpu.bench.inputs import real_embeddings  # noqa: E402
 from actprune_gpu.layers import select_layers  # noqa: E402
+from actprune_gpu.selection import FOR_REPAIR  # noqa: E402
 
 CUDA = backend()
 
@@ -73,12 +75,24 @@ def test_a_degenerate_layer(request):
 
 
 # All iterations where they take seconds on the emulator, and some of them with more channels.
-@pytest.mark.parametrize(("widths", "n_iter"), [((16, 32), 1000), ((16, 32, 64), 60)])
-def test_real_layers_at_once(widths, n_iter, request, real_moments):
+@pytest.mark.parametrize(
+    ("widths", "settings"),
+    [
+        ((16, 32), {}),
+        ((16, 32, 64), {"n_iter": 60}),
+        ((64, 128), {"n_iter": 30, "budget": (0.75, 0.75), **FOR_REPAIR}),
+    ],
+    ids=["whole", "three", "for repair"],
+)
+def test_real_layers_at_once(widths, settings, request, real_moments):
     of_width = {m.n_channels: name for name, m in real_moments.items() if m.n_channels in widths}
     layers = {name: real_moments[name] for name in of_width.values()}
-    weights = {name: torch.arange(m.n_channels) for name, m in layers.items()}
-    config = SelectionConfig(n_iter=n_iter)
+    numbers = {n: torch.arange(n, dtype=torch.float64) for n in widths}
+    weights = {
+        name: LayerWeights(l1=numbers[m.n_channels], reconstruct=numbers[m.n_channels])
+        for name, m in layers.items()
+    }
+    config = SelectionConfig(**settings)
     theirs = select_layers(layers, weights, config=config)
     device = request.getfixturevalue("on_cuda")
     moved = {name: moments.to(device) for name, moments in layers.items()}
@@ -86,6 +100,15 @@ def test_real_layers_at_once(widths, n_iter, request, real_moments):
     assert len(ours) == len(theirs) == len(widths)
     for name in ours:
         assert_equal_selections(ours[name], theirs[name])
+
+
+def test_a_real_wide_layer_is_clustered_alike(request):
+    points = torch.from_numpy(real_embeddings()["model.8.cv2"])
+    theirs = kmedoids_sweep(points)
+    device = request.getfixturevalue("on_cuda")
+    ours = kmedoids_sweep(points.to(device))
+    for name in ("loss", "mss_mean", "mss_nearest", "_medoid_bits"):
+        assert torch.equal(getattr(ours, name).cpu(), getattr(theirs, name))
 
 
 def strided(tensor):

@@ -9,9 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-_PACKAGES = (
-    *("actprune_gpu", "torch", "numpy", "numba", "kneed", "safetensors", "ultralytics"),
-)
+_PACKAGES = (*("actprune_gpu", "torch", "numpy", "numba", "kneed", "safetensors", "ultralytics"),)
 _CUPYS = ("cupy-cuda13x", "cupy-cuda12x")
 _WIDTH = 160
 _OPTIONAL = {
@@ -48,7 +46,7 @@ def _packages() -> Table:
 
 
 def _cupys() -> list[str]:
-    """Return CuPy's package for PyTorch's CUDA, and those that there are: two do not go together."""
+    """Return CuPy's package for PyTorch's CUDA, and what there is: two do not go together."""
     import torch
 
     def wanted(name: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from .. import rows
 from . import kmedoids, moments, separability, silhouette, streams, tsne
 from .launch import Launcher
 from .memory import told
@@ -22,7 +21,7 @@ class CudaBackend:
         self.class_statistics = told(separability.class_statistics)
         self.jeffries_matusita = partial(told(separability.jeffries_matusita), launcher)
         self.separability_distances = partial(told(separability.separability_distances), launcher)
-        self.pairwise_distances = told(rows.pairwise_distances)
+        self.pairwise_distances = partial(told(separability.pairwise_distances), launcher)
         self.affinities = partial(told(tsne.affinities), launcher)
         self.principal_axes = partial(told(tsne.principal_axes), launcher)
         self.tsne = partial(told(tsne.tsne), launcher)

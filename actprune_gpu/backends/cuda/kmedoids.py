@@ -259,7 +259,7 @@ def kmedoids_sweep(launcher: Launcher, points: Sequence[Tensor]) -> list[Sweep]:
     for values in points:
         n = len(values)
         if n > _MAX_POINTS:
-            raise InputError(f"points must be at most {_MAX_POINTS} on a GPU, got {n}")
+            raise InputError(f"points must be at most {_MAX_POINTS} on a GPU, got {n}: use the CPU")
         require(launcher, _bytes(n), f"the k-medoids sweep of {n} points")
         if not fits(launcher, sum(_bytes(len(other)) for other in [*batch, values])):
             sweeps += _sweep(launcher, batch)

@@ -13,6 +13,7 @@ from .launch import Launcher
 
 # PyTorch's allocator rounds up, and matrix products take a workspace.
 _SLACK = 1.1
+_ADVICE = "free some, or use the CPU, by device='cpu' or arrays that lie there"
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -36,7 +37,7 @@ def require(launcher: Launcher, n_bytes: int, what: str) -> None:
     if not fits(launcher, n_bytes):
         raise MemoryShortageError(
             f"{what} needs {int(n_bytes * _SLACK):,} bytes on {launcher.device}, "
-            f"{launcher.free_bytes():,} are free: free some, or use device='cpu'"
+            f"{launcher.free_bytes():,} are free: {_ADVICE}"
         )
 
 
@@ -50,6 +51,6 @@ def told(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         except torch.cuda.OutOfMemoryError as error:
             # It begins with how many bytes were asked for, and how many the device has.
             cause = " ".join(str(error).split()).partition(" If reserved")[0][:400]
-            raise MemoryShortageError(f"{cause} Free some, or use device='cpu'") from error
+            raise MemoryShortageError(f"{cause} To do: {_ADVICE}") from error
 
     return call

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..protocol import MIN_SAMPLES, SEPARABILITY_STEP, ClassStatistics, SeparabilityDistances
 from ..rows import count_pairs, distances_by_tile
+from ..rows import pairwise_distances as distances_between
 from .launch import Launcher
 from .memory import fits, require
 
@@ -57,6 +58,12 @@ def jeffries_matusita(launcher: Launcher, statistics: ClassStatistics) -> Tensor
     require(launcher, 4 * shape[0] * shape[1], f"a separability matrix {list(shape)}")
     out = statistics.mean.new_empty(shape, dtype=torch.float32)
     return _tile(launcher, "jeffries_matusita", statistics, 0, SEPARABILITY_STEP, out)
+
+
+def pairwise_distances(launcher: Launcher, rows: Tensor) -> Tensor:
+    n = rows.shape[0]
+    require(launcher, 2 * 8 * n**2, f"the distances between {n} rows")
+    return distances_between(rows)
 
 
 def separability_distances(

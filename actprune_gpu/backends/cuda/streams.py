@@ -37,7 +37,8 @@ def map_items(
                 result = function(item)
             except MemoryShortageError:
                 return None  # not the error: its traceback would keep what memory there was
-        # The caller goes on with the result on a stream of its own.
+        # The caller goes on with the result on a stream of its own. The futures keep it to the end,
+        # and the streams of the next call begin behind what the caller has asked for by then.
         stream.synchronize()
         return result
 
