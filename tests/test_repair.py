@@ -15,7 +15,7 @@ from actprune_gpu.pruning import least_squares
 from actprune_gpu.pruning.least_squares import Moments, ridge
 from actprune_gpu.pruning.lockstep import lockstep
 from actprune_gpu.pruning.remove import remove_channels
-from actprune_gpu.pruning.repair import parse_repair, repair
+from actprune_gpu.pruning.repair import _held_out, parse_repair, repair
 from actprune_gpu.pruning.sampling import Calibration, patches
 from actprune_gpu.pruning.trace import trace_channels
 
@@ -161,6 +161,26 @@ def test_cells_are_drawn_without_repetition_in_order():
     assert some != other
     # Of the whole canvas, not of its beginning: the second half of the images has its share.
     assert {n for n, _, _ in some} >= {0, 1, 2}
+
+
+def test_of_a_single_sample_some_places_are_held_out():
+    several = (torch.tensor([0, 0, 1, 1, 4, 5]), torch.arange(6))
+    assert _held_out(several).tolist() == [True, True, False, False, True, False]
+    alone = _held_out((torch.full((9,), 3), torch.arange(9)))
+    assert alone.tolist() == [n % 4 == 0 for n in range(9)]
+
+
+def test_predictors_that_rounding_makes_impossible_take_a_stronger_ridge():
+    # As of products in float32: an eigenvalue below zero by more than the ridge adds.
+    covariance = torch.diag(torch.tensor([1e8, 1.0, -1e-3], dtype=torch.float64))
+    cross = torch.zeros(3, 1, dtype=torch.float64)
+    prior = torch.ones(3, 1, dtype=torch.float64)
+    solved = least_squares._solve(covariance, cross, prior, torch.tensor(1e-4))
+    assert solved.isfinite().all()
+    with complains("repair", "finite"):
+        least_squares._solve(
+            torch.full_like(covariance, torch.nan), cross, prior, torch.tensor(1.0)
+        )
 
 
 # ---------------------------------------------------------------- networks
@@ -432,3 +452,41 @@ def test_methods_are_sorted_and_checked():
     for text in ("magic", "", "bn+none", "bn,fold"):
         with complains("repair", "none", "reconstruct", repr(text)):
             parse_repair(text)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(2, 2), (4, 2), (3, 3), (1, 1)])
+@pytest.mark.parametrize("methods", ["mean", "fold", "reconstruct+bn"])
+def test_a_transposed_convolution_keeps_its_mean(kernel, stride, methods):
+    torch.manual_seed(0)
+    net = Net(
+        lambda n, x: n.b(n.a(x)), a=nn.Conv2d(3, 8, 1), b=nn.ConvTranspose2d(8, 4, kernel, stride)
+    )
+    nn.init.orthogonal_(net.a.weight.data.view(8, 3))
+    nn.init.normal_(net.a.bias, 2.0)
+    net.eval().requires_grad_(False)
+    calibration = calibration_of(8, 12, 10)
+    with torch.no_grad():
+        want, cut, got = (
+            changed(calibration.images)
+            for changed in (net, repaired(net, "none"), repaired(net, methods))
+        )
+    inside = (slice(None), slice(None), slice(kernel, -kernel), slice(kernel, -kernel))
+    shift = (got - want)[inside].mean((0, 2, 3)).abs().max()
+    assert shift < 0.02 * want.std()
+    error, torn = ((each - want).square().mean() for each in (got, cut))
+    assert error < (1e-3 if "fold" in methods or "bn" in methods else 1.0) * torn
+
+
+def test_the_statistics_of_what_runs_twice_stay():
+    torch.manual_seed(0)
+    net = Net(
+        lambda n, x: (n.d(n.norm(n.c(n.a(x)))), n.d(n.norm(n.c(n.a(3 * x))))),
+        a=nn.Conv2d(3, 8, 1),
+        c=nn.Conv2d(8, 6, 1, bias=False),
+        norm=nn.BatchNorm2d(6),
+        d=nn.Conv2d(6, 4, 1),
+    )
+    randomise(net).eval().requires_grad_(False)
+    assert torch.equal(repaired(net, "bn").norm.running_var, net.norm.running_var)
+    once = Net(lambda n, x: n.d(n.norm(n.c(n.a(x)))), a=net.a, c=net.c, norm=net.norm, d=net.d)
+    assert not torch.equal(repaired(once.eval(), "bn").norm.running_var, net.norm.running_var)

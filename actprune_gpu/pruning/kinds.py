@@ -30,6 +30,11 @@ def is_convolution(module: nn.Module) -> bool:
     return isinstance(module, _CONVOLUTIONS) or is_linear(module)
 
 
+def is_transposed(module: nn.Module) -> bool:
+    """Return whether it is a transposed convolution."""
+    return isinstance(module, _TRANSPOSED)
+
+
 def is_batch_norm(module: nn.Module) -> bool:
     """Return whether it is a batch normalization, by PyTorch."""
     return isinstance(module, _BATCH_NORMS)
@@ -66,4 +71,4 @@ def is_channelwise(module: nn.Module) -> bool:
 
 def output_axis(module: nn.Module) -> int:
     """Return along which axis the weights of a convolution that mixes have its outputs."""
-    return int(isinstance(module, _TRANSPOSED) or is_conv1d(module))
+    return int(is_transposed(module) or is_conv1d(module))

@@ -10,6 +10,8 @@ from torch import Tensor
 from ..errors import InputError
 
 _CHUNK = 16384  # rows whose products are summed in float32 before float64 takes over
+# Rounding fails the factors where predictors are alike and of very different sizes: then stronger.
+_ATTEMPTS = 8
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 
@@ -31,10 +33,13 @@ class Moments:
     cross: Tensor
 
     @classmethod
-    def of(cls, predictors: Tensor, responses: Tensor, held_out: Tensor) -> Moments:
+    def of(
+        cls, predictors: Tensor, responses: Tensor, held_out: Tensor, *, centred: bool = True
+    ) -> Moments:
         """Compute the moments of ``[S, D]`` and ``[S, R]``, rows held out where ``[S]`` is true.
 
-        Rows with NaN or infinity are left out.
+        Rows with NaN or infinity are left out. If not ``centred``, products are those of the values
+        themselves, and the means 0.
 
         Raises:
             InputError: If there are no others.
@@ -45,7 +50,10 @@ class Moments:
             if not finite.any():
                 raise InputError("repair needs samples with finite activations, got none")
             if not finite.all():
-                return cls.of(predictors[finite], responses[finite], held_out[finite])
+                rows = predictors[finite], responses[finite], held_out[finite]
+                return cls.of(*rows, centred=centred)
+        if not centred:
+            means = torch.zeros_like(means[0]), torch.zeros_like(means[1])
         n, m = predictors.shape[1], responses.shape[1]
         covariance, cross = (predictors.new_zeros(2, n, k, dtype=torch.float64) for k in (n, m))
         for part, chosen in enumerate((~held_out, held_out)):
@@ -94,5 +102,8 @@ def ridge(moments: Moments, prior: Tensor) -> tuple[Tensor, Tensor]:
 
 def _solve(covariance: Tensor, cross: Tensor, prior: Tensor, strength: Tensor) -> Tensor:
     eye = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
-    factor = torch.linalg.cholesky(covariance + strength * eye)
-    return prior + torch.cholesky_solve(cross - covariance @ prior, factor)
+    for more in range(_ATTEMPTS):
+        factor, failed = torch.linalg.cholesky_ex(covariance + 10.0**more * strength * eye)
+        if not failed:
+            return prior + torch.cholesky_solve(cross - covariance @ prior, factor)
+    raise InputError("repair needs activations whose products are finite, got larger ones")

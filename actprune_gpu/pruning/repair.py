@@ -8,6 +8,7 @@ pass is enough, because all images go through the network as one batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .graph import ChannelGraph, Use
-from .kinds import epsilon_of, is_conv1d
+from .kinds import epsilon_of, is_conv1d, is_transposed
 from .least_squares import Moments, ridge
 from .lockstep import lockstep
 from .places import sharing_modules
@@ -64,10 +65,13 @@ def repair(
     ``"mean"`` puts the means of a convolution's dropped inputs into its bias. ``"fold"`` predicts
     the dropped inputs from the kept ones instead, by ridge regression, and puts the prediction into
     weights and bias. ``"reconstruct"`` goes on from there and fits the weights of every convolution
-    behind a dropped channel anew to the outputs wanted, by ridge regression around those that there
-    are, on the inputs that it gets and on what remains of those that it got. ``"bn"`` changes the
-    statistics of every batch normalization behind a dropped channel so that its outputs have the
-    mean and variance that they had: regression alone puts out too little.
+    behind a dropped channel, but for transposed ones, anew to the outputs wanted, by ridge
+    regression around those that there are, on the inputs that it gets and on what remains of those
+    that it got. ``"bn"`` changes the statistics of every batch normalization behind a dropped
+    channel so that its outputs have the mean and variance that they had: regression alone puts out
+    too little.
+
+    What runs several times gets the constants and the folding by its first run, and no more.
 
     Where a convolution has no bias, the batch normalization that alone reads it takes the constant;
     where there is none, it gets a bias.
@@ -85,7 +89,7 @@ def repair(
         What the original puts out for the inputs, and what the network then does.
     """
     work = _Repair(pruned, graph, stays, calibration, methods)
-    names = [name for name in graph.uses if work.concerns(name)]
+    names = list(graph.uses)  # those that only training needs, too, as far as they run
     done = 0
 
     def step(name: str, inputs: Tensor, outputs: Tensor, given: Tensor) -> None:
@@ -95,7 +99,10 @@ def repair(
         if progress:
             progress(done, len(names))
 
-    return lockstep(original, pruned, names, calibration.inputs, step)
+    results = lockstep(original, pruned, names, calibration.inputs, step)
+    if progress and done < len(names):  # some did not run
+        progress(len(names), len(names))
+    return results
 
 
 def _is_refitted(module: nn.Module) -> bool:
@@ -103,6 +110,17 @@ def _is_refitted(module: nn.Module) -> bool:
     return is_conv1d(module) or any(
         isinstance(module, kind) and type(module).forward is kind.forward for kind in _REFITTED
     )
+
+
+def _held_out(cells: Cells) -> Tensor:
+    """Return ``[S]``, which rows choose the strength of a regression: those of some samples.
+
+    Of a single sample, some of its places in their stead.
+    """
+    samples = cells[0]
+    if bool((samples == samples[:1]).all()):
+        return torch.arange(len(samples), device=samples.device) % _HOLD_OUT == 0
+    return samples % _HOLD_OUT == 0
 
 
 class _Repair:
@@ -121,16 +139,8 @@ class _Repair:
         self._calibration = calibration
         self._methods = set(methods)
         self._norm_of = graph.normalized
-        self._idle = {
-            use.layer for use in graph.uses.values() if use.is_convolution and not use.positions
-        }
         self._fitted: set[str] = set()
         self._sharing = sharing_modules(pruned)
-        self._layers = {name: use.layer for name, use in graph.uses.items()}
-
-    def concerns(self, name: str) -> bool:
-        """Return whether a module takes part in predictions."""
-        return self._layers[name] not in self._idle
 
     def step(self, use: Use, inputs: Tensor, outputs: Tensor, given: Tensor) -> None:
         """Change a module of the pruned network before it runs.
@@ -145,7 +155,9 @@ class _Repair:
             return  # nothing before it has changed
         if not use.is_convolution:
             statistics = getattr(self._modules[use.name], "running_var", None)
-            if "bn" in self._methods and statistics is not None:
+            # Of one of several runs, as of a head on several scales, they would fail the others.
+            alone = use.runs == 1 and use.name not in self._sharing
+            if "bn" in self._methods and statistics is not None and alone:
                 self._match(use, inputs, given)
         elif self._methods != {"bn"}:
             self._fit(use, inputs, outputs, given)
@@ -172,19 +184,23 @@ class _Repair:
         """Predict the dropped inputs, and put that into the weights; return what to add."""
         cells = self._cells(use, given, int(kept.sum()))
         predictors, lost = (rows_at(map_, cells, use.module) for map_ in (given, inputs))
-        moments = Moments.of(predictors, lost[:, ~kept], cells[0] % _HOLD_OUT == 0)
-        nothing = torch.zeros_like(moments.cross[0])
-        if self._methods & {"fold", "reconstruct"}:
-            predict, constant = ridge(moments, nothing)
-        else:  # their means alone
-            predict, constant = nothing, moments.response_mean
         before: Any = use.module
+        # What comes out of a transposed convolution has got one of so many taps, with the constant
+        # by that tap alone: no bias makes up for it, so what predicts does without one.
+        shares = math.prod(before.stride) if is_transposed(before) else 1
+        folds = bool(self._methods & {"fold", "reconstruct"})
+        moments = Moments.of(
+            predictors, lost[:, ~kept], _held_out(cells), centred=shares == 1 or not folds
+        )
+        predict, constant = torch.zeros_like(moments.cross[0]), moments.response_mean
+        if folds:  # else their means alone
+            predict, constant = ridge(moments, predict)
         axis = 1 - use.output_axis
         filters = before.weight.movedim((axis, 1 - axis), (0, 1))  # [C_in, C_out, ...]
         gone = filters[~kept][:, self._kept(use.outputs)].double()
         gained = torch.einsum("kr,ro...->ko...", predict, gone)
         self._modules[use.name].weight.add_(gained.movedim((0, 1), (axis, 1 - axis)))
-        shift: Tensor = torch.einsum("r,ro...->o", constant, gone)
+        shift: Tensor = torch.einsum("r,ro...->o", constant, gone) / shares
         return shift
 
     def _reconstruct(self, use: Use, inputs: Tensor, outputs: Tensor, given: Tensor) -> Tensor:
@@ -197,7 +213,7 @@ class _Repair:
         filters = convolution.weight.transpose(0, use.output_axis)  # [C_out, C_in, ...]
         cells = self._cells(use, outputs, filters[0].numel())
         wanted = rows_at(outputs, cells, use.module)[:, self._kept(use.outputs)]
-        held_out = cells[0] % _HOLD_OUT == 0
+        held_out = _held_out(cells)
         left = inputs.index_select(channel_axis(use.module), self._kept(use.inputs).nonzero()[:, 0])
         now, before = (
             Moments.of(patches(map_, convolution, cells), wanted, held_out)
