@@ -41,11 +41,12 @@ from .pruning.step import (
     observe_and_select,
     remove_and_repair,
     require_reach,
+    require_weights,
 )
 from .pruning.trace import idle_modules, trace_channels
 from .pruning.zero import expand_channels
 from .scalars import whole_number
-from .selection import FOR_REPAIR, SelectionConfig, settings_of
+from .selection import SelectionConfig, settings_of
 from .versions import versions
 
 _EXAMPLES = 2  # samples that the network is traced with
@@ -110,8 +111,8 @@ def prune_model(
         layers: Names or patterns (``"blocks.*.mlp.*"``) of layers that put channels out; with them
             go all that share theirs. All of them if left out.
         protect: Names or patterns of layers that keep all channels.
-        config: How channels are selected; by default with the weight ``"activation+reconstruct"``,
-            also beyond the knee, and a target is shared by measured damage.
+        config: How channels are selected; the preset ``"repair"`` if left out. Other settings
+            with it: ``SelectionConfig.preset("repair", round_to=8)``.
         target_flops: Share of the operations of convolutions and linear layers to keep, in (0, 1].
         target_params: The same for the parameters; with both, both hold.
         mode: ``"remove"`` takes the channels out of the tensors, ``"zero"`` leaves the shapes as
@@ -127,7 +128,7 @@ def prune_model(
         InputError: If an argument does not fit, the network cannot be followed, or nothing in it
             can go.
     """
-    config = settings_of(config, SelectionConfig(**FOR_REPAIR))
+    config = settings_of(config, SelectionConfig.preset("repair"))
     methods = parse_repair(repair)
     targets = Targets(target_flops, target_params)
     require_mode(mode)
@@ -149,6 +150,7 @@ def prune_model(
         groups = choose_groups(graph, layers, protect)
         original = full_cost(graph)
         require_reach(graph, groups, targets, original, config)
+        require_weights(graph, groups, config)
         moments: Mapping[str, ClassMoments] = {}
         if config.criterion == "separability":
             moments = gather_moments(

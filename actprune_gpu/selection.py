@@ -102,6 +102,9 @@ class SelectionConfig(BaseModel):
         """Return the settings of a preset, some of them overridden.
 
         ``"default"``: what follows the data best (mean silhouette, interpolated curve, L1).
+        ``"repair"``: what leaves most of a network that is repaired (two weights, which also decide
+        beyond the knee, and shares of a target by measured damage), as `yolo.prune` and
+        `prune_model` do by default. It needs samples to look at.
         ``"upstream"``: the published code's choices (mean silhouette, polynomial, L2).
         ``"paper"``: the method's description to the letter (nearest silhouette, interpolated, L1).
 
@@ -124,13 +127,12 @@ PRESETS: dict[str, dict[str, str]] = {
     "default": {},
     "upstream": {"silhouette": "mean", "knee": "polynomial", "weight": "l2"},
     "paper": {"silhouette": "nearest", "knee": "interp1d", "weight": "l1"},
-}
-
-# What pruning changes in the preset "default": it repairs, and has samples to look at.
-FOR_REPAIR: dict[str, str] = {
-    "weight": "activation+reconstruct",
-    "beyond_knee": "weight",
-    "allocation": "damage",
+    # Where what is left is repaired, and there are samples to look at: that of `prune`.
+    "repair": {
+        "weight": "activation+reconstruct",
+        "beyond_knee": "weight",
+        "allocation": "damage",
+    },
 }
 
 

@@ -23,7 +23,12 @@ from .files import require_folder
 from .models.ultralytics.account import account_of
 from .models.ultralytics.calibration import affordable_images, load_calibration
 from .models.ultralytics.channels import at_size, shrink_model, trace_model
-from .models.ultralytics.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .models.ultralytics.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    stride_of,
+)
 from .models.ultralytics.checks import (
     require_classes,
     require_kept,
@@ -41,10 +46,10 @@ from .models.ultralytics.together import gather_together
 from .models.ultralytics.train import train
 from .models.ultralytics.validate import validate
 from .progress import Progress, part
-from .pruning.folder import MODEL_FILE, MOMENTS_FILE, PLAN_FILE
+from .pruning.folder import MODEL_FILE, MOMENTS_FILE
 from .pruning.graph import ChannelGraph
 from .pruning.groups import MIN_CHANNELS, choose_groups, moments_of
-from .pruning.plan import Costs, GroupPlan, Mode, PruningPlan, require_mode
+from .pruning.plan import PLAN_FILE, Costs, GroupPlan, Mode, PruningPlan, require_mode
 from .pruning.repair import parse_repair
 from .pruning.step import (
     Targets,
@@ -54,10 +59,11 @@ from .pruning.step import (
     observe_and_select,
     remove_and_repair,
     require_reach,
+    require_weights,
 )
 from .pruning.zero import expand_channels
 from .scalars import whole_number
-from .selection import FOR_REPAIR, SelectionConfig, settings_of
+from .selection import SelectionConfig, settings_of
 from .shards import shards_path
 from .versions import versions
 
@@ -75,8 +81,7 @@ __all__ = [
 ]
 
 DEFAULT_REPAIR = "reconstruct+bn"
-# The preset's, but for what needs images, which the stages by themselves do not have.
-DEFAULT_CONFIG = SelectionConfig(**FOR_REPAIR)
+DEFAULT_CONFIG = SelectionConfig.preset("repair")
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +147,8 @@ def prune(
         layers: Names or patterns (``"model.6.*"``) of the layers to prune, and with them the layers
             whose channels go together with theirs; all of them if left out.
         protect: Names or patterns of layers that keep all channels.
-        config: How channels are selected; `yolo.DEFAULT_CONFIG` if left out.
+        config: How channels are selected; the preset ``"repair"`` if left out. Other settings
+            with it: ``SelectionConfig.preset("repair", round_to=8)``.
         target_flops: Share of the floating point operations that the model may keep, in (0, 1].
             The layers share it as ``config.allocation`` says, and its budget does not count.
         target_params: The same for the parameters; with both, both hold.
@@ -176,6 +182,11 @@ def prune(
     methods = parse_repair(repair)
     targets = Targets(target_flops, target_params)
     steps = whole_number(steps, "steps")
+    if steps > 1 and config.budget is None and not targets.as_dict():
+        raise InputError(
+            f"steps must be 1 where the knees alone decide, got {steps}: each step would take the "
+            "knee of what the last one left; give a target or a budget"
+        )
     repair_images = whole_number(repair_images, "repair_images")
     images = None if images is None else whole_number(images, "images")
     require_mode(mode)
@@ -187,15 +198,17 @@ def prune(
     chosen = choose_groups(graph, layers, protect)
     original = full_cost(graph)
     require_reach(graph, chosen, targets, original, config)
+    require_weights(graph, chosen, config)
     require_key_points(checkpoint, data, split)
     dataset = load_dataset(data, split, strict=strict)
     require_classes(dataset, checkpoint, images, config)
     size = trained_image_size(checkpoint) if image_size is None else image_size
-    calibration = None
+    calibration, affordable = None, 0
     looks = needs_images(config) or needs_damage(config, targets)
     if methods or looks:
         affordable = affordable_images(graph, size, where, repair_images)
-        calibration = load_calibration(dataset.images[:affordable], size, where)
+        stride = stride_of(checkpoint.model)
+        calibration = load_calibration(dataset.images[:affordable], size, where, stride)
     if resume and steps > 1:
         ranks.on_first(partial(require_unfinished, folder, checkpoint))
     numbers = [graph.groups.index(group) for group in chosen]
@@ -277,7 +290,8 @@ def prune(
         selection=config.model_dump(mode="json"),
         mode=mode,
         repair="+".join(methods) or "none",
-        repair_images=len(calibration) if methods and calibration else 0,
+        # Those tried: a replay leaves out the unreadable ones among them as well.
+        repair_images=min(affordable, len(dataset.images)) if methods else 0,
         targets=targets.as_dict(),
         steps=steps,
         groups=kept_by,
@@ -347,7 +361,8 @@ def apply(
         finish = partial(match_confidence, classes=known)
         size = int(plan.gathering["image_size"])
         affordable = affordable_images(graph, size, where, plan.repair_images)
-        calibration = load_calibration(dataset.images[:affordable], size, where)
+        stride = stride_of(checkpoint.model)
+        calibration = load_calibration(dataset.images[:affordable], size, where, stride)
     checkpoint.model.to(where)
     network = remove_and_repair(
         checkpoint.model,

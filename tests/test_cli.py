@@ -11,7 +11,7 @@ pytest.importorskip("ultralytics")
 
 from actprune_gpu.cli.main import run
 from actprune_gpu.demo import CHECKPOINT
-from actprune_gpu.selection import FOR_REPAIR
+from actprune_gpu.selection import PRESETS
 
 
 def prune(shapes, out, *options):
@@ -81,7 +81,7 @@ def test_targets_are_met_by_measured_damage_and_accuracy_is_repaired(shapes, tmp
     plan = json.loads((out / "plan.json").read_text())
     for group in plan["groups"]:  # a layer a line, where it is not a terminal that reads
         assert all(layer in lines[group["name"]] for layer in group["members"])
-    assert plan["selection"].items() >= FOR_REPAIR.items()
+    assert plan["selection"].items() >= PRESETS["repair"].items()
     assert plan["repair"] == "reconstruct+bn"
     assert plan["targets"] == {"flops": 0.6}
 

@@ -22,7 +22,7 @@ from actprune_gpu import (  # noqa: E402
 )
 from actprune_gpu.bench.inputs import real_embeddings  # noqa: E402
 from actprune_gpu.layers import select_layers  # noqa: E402
-from actprune_gpu.selection import FOR_REPAIR  # noqa: E402
+from actprune_gpu.selection import PRESETS  # noqa: E402
 
 CUDA = backend()
 
@@ -80,7 +80,7 @@ def test_a_degenerate_layer(request):
     [
         ((16, 32), {}),
         ((16, 32, 64), {"n_iter": 60}),
-        ((64, 128), {"n_iter": 30, "budget": (0.75, 0.75), **FOR_REPAIR}),
+        ((64, 128), {"n_iter": 30, "budget": (0.75, 0.75), **PRESETS["repair"]}),
     ],
     ids=["whole", "three", "for repair"],
 )

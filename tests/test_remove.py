@@ -119,6 +119,17 @@ def test_blocks_remember_their_new_widths(case):
     assert difference(run(by_width, case.image), run(case.shrunk, case.image)) < 1e-5
 
 
+@pytest.mark.parametrize("name", ["yolov5n-p6", "yolov8n-p6", "yolo26n-p6"])
+def test_networks_of_a_stride_of_64(name):
+    case = Case(name)
+    image = torch.rand(1, 3, 128, 64)
+    silenced = silence(deepcopy(case.model), case.graph, case.keep)
+    assert difference(run(case.shrunk, image), run(silenced, image)) < 1e-4
+    # As of an image of 64 pixels a side, like the costs of all others.
+    stem = case.graph.uses["model.0.conv"]
+    assert stem.positions == 32 * 32
+
+
 @pytest.mark.parametrize("name", ["yolov8n", "yolov10n"])
 def test_one_channel_of_every_group_is_enough(name):
     from actprune_gpu.models.ultralytics.channels import shrink_model, trace_model

@@ -16,7 +16,7 @@ from networks import difference, run
 pytest.importorskip("ultralytics")
 
 from actprune_gpu import SelectionConfig, yolo
-from actprune_gpu.demo import CHECKPOINT
+from actprune_gpu.demo import CHECKPOINT, write_shapes
 from actprune_gpu.layers import select_layers
 from actprune_gpu.models.hooks import capture_outputs
 from actprune_gpu.models.ultralytics.channels import trace_model
@@ -123,6 +123,42 @@ def test_a_plan_is_replayed(pruned, shapes, tmp_path):
     second = load_checkpoint(replayed.files["model"]).model.state_dict()
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_plan_is_replayed_from_its_folder_on_the_images_that_it_tried(tmp_path):
+    data = write_shapes(tmp_path / "data", n_train=12, n_val=2, seed=0)
+    image = sorted((data.parent / "images" / "train").iterdir())[2]
+    image.write_bytes(image.read_bytes()[:60])
+    settings = {"layers": ["model.7"], "repair_images": 6}
+    first = yolo.prune(CHECKPOINT, data, out=tmp_path / "out", **settings)
+    again = yolo.apply(tmp_path / "out", CHECKPOINT, data, out=tmp_path / "again")
+    assert first.gathered.skipped.corrupt_images
+    assert first.plan.repair_images == 6
+    for value, replayed in zip(
+        first.model.state_dict().values(), again.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(value, replayed)
+
+
+def test_several_steps_of_knees_alone_are_refused(shapes, tmp_path):
+    config = SelectionConfig(budget=None)
+    with complains("steps", "3", "knee", "target", "budget"):
+        yolo.prune(CHECKPOINT, shapes, out=tmp_path / "out", steps=3, config=config)
+
+
+def test_weights_that_a_layer_lacks_are_missed_before_work_starts(shapes, tmp_path):
+    import ultralytics
+
+    model = ultralytics.YOLO("yolov8n-seg.yaml").model
+    model.names = {0: "circle", **{number: f"other{number}" for number in range(1, 80)}}
+    file = tmp_path / "model.pt"
+    torch.save({"model": model.half(), "train_args": {"imgsz": 64}}, file)
+    words = "'gamma'", "criterion or weight", "model.22.proto.upsample", "protect"
+    for name in ("criterion", "weight"):
+        config = SelectionConfig(**{name: "gamma"})
+        with complains(*words):
+            yolo.prune(file, shapes, out=tmp_path / "out", config=config)
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_data_a_plan_is_carried_out_but_nothing_repaired(pruned, tmp_path):

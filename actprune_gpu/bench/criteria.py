@@ -25,7 +25,12 @@ from ..files import replace_file
 from ..models.hooks import resolve_layers
 from ..models.ultralytics.calibration import load_calibration
 from ..models.ultralytics.channels import shrink_model, trace_model
-from ..models.ultralytics.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ..models.ultralytics.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    stride_of,
+)
 from ..models.ultralytics.confidence import match_confidence
 from ..models.ultralytics.dataset import load_dataset
 from ..models.ultralytics.matching import known_classes
@@ -38,7 +43,7 @@ from ..pruning.groups import choose_groups, moments_of
 from ..pruning.repair import parse_repair
 from ..pruning.step import Targets, full_cost, remove_and_repair, select_groups
 from ..scalars import whole_number
-from ..selection import FOR_REPAIR, PRESETS, SelectionConfig
+from ..selection import PRESETS, SelectionConfig
 from .peers import pruning_importance
 from .report import machine
 
@@ -105,13 +110,13 @@ def contenders() -> list[Contender]:
     changes = {f"weight {weight}": {"weight": weight} for weight in _WEIGHTS}
     changes["clusters beyond the knee"] = {"beyond_knee": "clusters"}
     found += [
-        (f"separability, {name}", SelectionConfig(**{**FOR_REPAIR, **change}), None)
+        (f"separability, {name}", SelectionConfig.preset("repair", **change), None)
         for name, change in changes.items()
     ]
     found += [
         (f"separability, preset {name}", SelectionConfig.preset(name), None)
         for name in PRESETS
-        if name != "default"
+        if name not in ("default", "repair")  # the latter is the first of all
     ]
     found.append(
         ("reconstruct", SelectionConfig(criterion="reconstruct", allocation="damage"), None)
@@ -231,7 +236,10 @@ class _Bench:
         self._images = load_dataset(narrowed)
         self._known = known_classes(self._images.class_names, checkpoint.class_names)
         self._calibration = load_calibration(
-            self._images.images[:repair_images], size, torch.device("cpu")
+            self._images.images[:repair_images],
+            size,
+            torch.device("cpu"),
+            stride_of(checkpoint.model),
         )
         self.task: dict[str, Any] = {
             "model": checkpoint.path.name,

@@ -56,7 +56,7 @@ def prune_command(
     criterion: Annotated[
         str, typer.Option(help="separability, reconstruct, std, gamma, l1, l2 or random.")
     ] = "separability",
-    preset: Annotated[str, typer.Option(help="default, upstream or paper.")] = "default",
+    preset: Annotated[str, typer.Option(help="repair, default, upstream or paper.")] = "repair",
     weight: Annotated[
         str | None,
         typer.Option(
@@ -306,10 +306,9 @@ def _config(
     budget: str | None,
     **settings: Any,
 ) -> SelectionConfig:
-    from ..selection import FOR_REPAIR, SelectionConfig
+    from ..selection import SelectionConfig
 
     given = {"weight": weight, "beyond_knee": beyond_knee, "allocation": allocation}
-    settings |= FOR_REPAIR if preset == "default" else {}
     settings |= {name: value for name, value in given.items() if value is not None}
     if budget is not None:
         settings["budget"] = _parse_budget(budget)

@@ -17,10 +17,9 @@ from ..errors import InputError
 from ..files import replace_file
 from ..moments import ClassMoments, load_moments
 from ..shards import Shards, load_shards, shards_path
-from .plan import GroupPlan, PruningPlan
+from .plan import PLAN_FILE, GroupPlan, PruningPlan
 
 MODEL_FILE = "pruned.pt"
-PLAN_FILE = "plan.json"
 MOMENTS_FILE = "moments.safetensors"
 EFFECT_FILE = "effect.json"
 EFFECT_SCHEMA = "actprune_gpu.effect/1"

@@ -50,8 +50,8 @@ class Moments:
             if not finite.any():
                 raise InputError("repair needs samples with finite activations, got none")
             if not finite.all():
-                rows = predictors[finite], responses[finite], held_out[finite]
-                return cls.of(*rows, centred=centred)
+                seen = predictors[finite], responses[finite], held_out[finite]
+                return cls.of(*seen, centred=centred)
         if not centred:
             means = torch.zeros_like(means[0]), torch.zeros_like(means[1])
         n, m = predictors.shape[1], responses.shape[1]

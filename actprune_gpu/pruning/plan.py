@@ -20,6 +20,7 @@ from .repair import parse_repair
 Mode = Literal["remove", "zero"]
 
 SCHEMA = "actprune_gpu.plan/3"
+PLAN_FILE = "plan.json"
 # The second form lacks what has a default here.
 _READABLE = ("actprune_gpu.plan/2", SCHEMA)
 
@@ -321,10 +322,15 @@ class PruningPlan(_Record):
     def load(cls, path: str | os.PathLike[str]) -> PruningPlan:
         """Read a plan.
 
+        Args:
+            path: The file, or the folder that ``prune`` has written it into.
+
         Raises:
             InputError: If ``path`` is missing or no plan of this version.
         """
         file = Path(path)
+        if file.is_dir():
+            file /= PLAN_FILE
         if not file.is_file():
             raise InputError(f"no plan at {file}")
         try:

@@ -16,7 +16,6 @@ from .channels import EXAMPLE_SIZE
 from .dataset import LabelledImage
 from .images import LoadedImage, load_windows, to_input
 
-_STRIDE = 32
 # Feature maps as large as the largest that live at a time, in both networks and in the regressions.
 _MAPS = 12
 
@@ -53,6 +52,7 @@ def load_calibration(
     images: Sequence[LabelledImage],
     image_size: int,
     device: torch.device,
+    stride: int = 32,
 ) -> Calibration:
     """Decode images, letterbox them as ``YOLO.predict`` does, and put them on one canvas size.
 
@@ -60,13 +60,14 @@ def load_calibration(
         images: What to decode; unreadable ones are left out.
         image_size: Longer side of the network's input; rounded up to a multiple of its stride.
         device: Where the network runs.
+        stride: Of the network.
 
     Raises:
         InputError: If none of them can be read.
     """
-    side = -(-image_size // _STRIDE) * _STRIDE
+    side = -(-image_size // stride) * stride
     loaded: list[LoadedImage] = []
-    for window in load_windows(images, side, _STRIDE, batch_size=1):
+    for window in load_windows(images, side, stride, batch_size=1):
         loaded += [image for batch in window.batches for image in batch]
     if not loaded:
         raise InputError(f"none of {len(images)} images to repair on can be read")

@@ -15,9 +15,9 @@ from ...pruning.graph import ChannelGraph, Cost
 from ...pruning.remove import remove_channels
 from ...pruning.trace import trace_channels
 from . import ultralytics_module
-from .checkpoint import TASKS
+from .checkpoint import TASKS, stride_of
 
-EXAMPLE_SIZE = 64  # pixels a side: two cells of the coarsest maps
+EXAMPLE_SIZE = 64  # pixels a side: two cells of the coarsest maps of most
 
 
 def trace_model(model: nn.Module) -> ChannelGraph:
@@ -54,18 +54,23 @@ def trace_model(model: nn.Module) -> ChannelGraph:
         return name
 
     parameter = next(model.parameters())
+    # Normalizations in training need more than one cell: P6 models have a stride of 64.
+    scale = 2 * stride_of(model) // EXAMPLE_SIZE
     predicting: Any = deepcopy(model)
     _drop_unused_branch(predicting.model[-1])
     graph = trace_channels(
         model,
-        parameter.new_zeros(1, 3, EXAMPLE_SIZE, EXAMPLE_SIZE),
+        parameter.new_zeros(1, 3, scale * EXAMPLE_SIZE, scale * EXAMPLE_SIZE),
         training=True,
         predicting=predicting,
         outputs=_predictions,
         holds=_fixes_channels,
         layer_of=layer_of,
     )
-    return replace(graph, other_flops=0)  # what decodes boxes does not count
+    uses = {
+        name: replace(use, positions=use.positions // scale**2) for name, use in graph.uses.items()
+    }
+    return replace(graph, uses=uses, other_flops=0)  # what decodes boxes does not count
 
 
 def at_size(cost: Cost, image_size: int) -> Cost:

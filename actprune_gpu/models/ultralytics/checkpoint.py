@@ -200,6 +200,11 @@ class _HeadReached(Exception):
     """Ends a forward pass before the detection head."""
 
 
+def stride_of(model: nn.Module) -> int:
+    """Return what the sides of a network's images are multiples of; 32 at least."""
+    return max(int(torch.as_tensor(model.stride).max()), 32)
+
+
 def task_of(model: nn.Module) -> str:
     """Return what an Ultralytics model is for: "detect", "segment" and so on."""
     known = getattr(model, "task", None)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import InputError
-from ...pruning.folder import MODEL_FILE, MOMENTS_FILE, PLAN_FILE
-from ...pruning.plan import PruningPlan
+from ...pruning.folder import MODEL_FILE, MOMENTS_FILE
+from ...pruning.plan import PLAN_FILE, PruningPlan
 from ...selection import SelectionConfig
 from .checkpoint import Checkpoint
 from .dataset import Dataset, read_layout

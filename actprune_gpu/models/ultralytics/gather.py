@@ -20,7 +20,7 @@ from ...errors import InputError
 from ...moments import ClassMoments
 from ...scalars import real_number, whole_number
 from ...shards import N_SHARDS, Shards
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, stride_of
 from .dataset import Dataset
 from .detector import Detector, Found
 from .images import WINDOW, Window, load_windows
@@ -82,7 +82,7 @@ def gather(
             share no class, no object matches, or the saved state does not fit.
     """
     where = resolve_device(device)
-    stride = max(int(torch.as_tensor(checkpoint.model.stride).max()), 32)
+    stride = stride_of(checkpoint.model)
     images = dataset.images if limit is None else dataset.images[: whole_number(limit, "limit")]
     settings = GatherSettings(
         model=checkpoint.fingerprint,
