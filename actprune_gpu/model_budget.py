@@ -14,6 +14,7 @@ from .selection import Candidate
 
 _STEPS = 60  # halvings of the interval in which the scale is searched
 _LARGEST = 1e30  # scale that is tried
+_NEAR = 0.99  # of the target, which is near enough
 _ROUNDS = 3  # of prices, which depend on how many channels the neighbours keep
 
 # What the model costs if layers keep so many channels, in units of what it may.
@@ -34,7 +35,8 @@ def share_out(
     layer keeps the number of channels at which damage and price together are least, the price being
     what one channel more costs the model. One scale of all layers, or of all prices, is searched.
     It cannot meet the target exactly where a small step of it moves several layers, so the last
-    step is taken layer by layer.
+    step is taken layer by layer; where multiples of many channels leave more than a hundredth of
+    the target, others go on, each time the one whose next multiple comes nearest to it.
 
     Args:
         candidates: The layers.
@@ -105,12 +107,16 @@ def _search(
             low = middle
         else:
             high = middle
-    return _refine(counts(low), counts(high), cost, twins, candidates)
+    found = _refine(counts(low), counts(high), cost, twins, candidates)
+    # Below the target at any scale: what else could be kept does no good.
+    return _fill(found, cost, twins, candidates) if cost(counts(high)) > 1.0 else found
 
 
 def _fit(candidate: Candidate, wish: float) -> int:
-    """Return the number of channels nearest to a wish that minimum and rounding allow."""
+    """Return the number of channels nearest to a wish that minimum and rounding allow, or all."""
     highest, step = candidate.n_channels, candidate.config.round_to
+    if round(wish) >= highest:
+        return highest
     nearest = round(min(max(round(wish), 0), highest) / step) * step
     return max(min(nearest, highest), smallest(highest, candidate.config.min_channels, step))
 
@@ -162,3 +168,28 @@ def _refine(
                 counts = tried
                 break
     return counts
+
+
+def _fill(
+    counts: dict[str, int],
+    cost: CostOf,
+    twins: Sequence[Sequence[str]],
+    candidates: Mapping[str, Candidate],
+) -> dict[str, int]:
+    """Let single layers keep the next count that fits, as long as the target is not near."""
+    while cost(counts) < _NEAR:
+        steps = [
+            equalized({**counts, name: _following(candidate, counts[name])}, twins)
+            for name, candidate in candidates.items()
+        ]
+        allowed = [step for step in steps if step != counts and cost(step) <= 1.0]
+        if not allowed:
+            break
+        counts = max(allowed, key=cost)
+    return counts
+
+
+def _following(candidate: Candidate, count: int) -> int:
+    """Return the next larger number of channels that rounding allows, or the same if none does."""
+    larger = range(count + 1, candidate.n_channels + 1)
+    return next((more for more in larger if _fit(candidate, more) == more), count)

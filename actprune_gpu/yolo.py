@@ -346,6 +346,8 @@ def apply(
         )
     graph = trace_model(checkpoint.model)
     plan.require_fit(graph, checkpoint.path.name)
+    if methods and plan.steps > 1:
+        warnings.warn(f"the plan's {plan.steps} steps are carried out in one", stacklevel=2)
     calibration, finish = None, None
     if methods and data is None:
         warnings.warn(

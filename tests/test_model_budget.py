@@ -158,3 +158,20 @@ def test_twins_keep_equally_many(by_damage):
     )
     assert counts["layer0"] == counts["layer1"]
     assert cost_of((1, 2, 1), 0.6, sizes)(counts) > 0.95
+
+
+@MODEST
+@given(sizes_and_prices, st.floats(0.5, 1.0), st.sampled_from([4, 8, 16]))
+def test_multiples_leave_a_hundredth_or_no_layer_can_keep_more(layout, target, round_to):
+    sizes, prices = zip(*layout, strict=True)
+    candidates = layers(sizes, round_to=round_to)
+    cost = cost_of(prices, target, sizes)
+    lowest = {name: min(round_to, size) for name, size in zip(candidates, sizes, strict=True)}
+    if cost(lowest) > 1.0:
+        return
+    counts = counts_of(share_out(candidates, cost, "target"))
+    assert cost(counts) <= 1.0
+    if cost(counts) < 0.99:
+        for name, size in zip(candidates, sizes, strict=True):
+            more = counts[name] + round_to
+            assert more > size or cost({**counts, name: more}) > 1.0

@@ -51,7 +51,9 @@ def prune_command(
     repair: Annotated[
         str, typer.Option(help="none, or some of mean, fold, reconstruct, bn joined by +.")
     ] = "reconstruct+bn",
-    repair_images: Annotated[int, typer.Option(help="Repair on this many images.")] = 128,
+    repair_images: Annotated[
+        int, typer.Option(help="Measure damage and weights, and repair, on this many images.")
+    ] = 128,
     steps: Annotated[int, typer.Option(help="Select and repair in so many steps.")] = 1,
     criterion: Annotated[
         str, typer.Option(help="separability, reconstruct, std, gamma, l1, l2 or random.")

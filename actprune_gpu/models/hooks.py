@@ -104,5 +104,8 @@ def resolve_layers(
 
 def _unknown(pattern: str, names: Sequence[str], what: str = "layer") -> InputError:
     nearest = difflib.get_close_matches(pattern, [name for name in names if name], n=3, cutoff=0.0)
+    inside = f"{pattern}.*"
+    if any(fnmatchcase(name, inside) for name in names):
+        return InputError(f"no {what} matches {pattern!r}: {inside!r} stands for those in it")
     hint = f"nearest are {', '.join(nearest)}" if nearest else f"there are no {what}s"
     return InputError(f"no {what} matches {pattern!r}: {hint}")

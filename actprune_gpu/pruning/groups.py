@@ -44,11 +44,13 @@ def choose_groups(
         group for group in graph.groups if group.active and group.n_channels >= MIN_CHANNELS
     ]
     names = list(dict.fromkeys(layer for group in possible for layer in group.members))
-    chosen = _matching(graph, possible, names, layers) if layers else {g.name for g in possible}
+    chosen = {group.name for group in possible}
+    if layers:
+        chosen = _matching(graph, possible, names, layers, "layers")
     if protect:
-        chosen -= _matching(graph, possible, [*names, *graph.held], protect)
+        chosen -= _matching(graph, possible, [*names, *graph.held], protect, "protect")
     if not chosen and protect:
-        raise InputError("layers must leave something to prune, got all of it protected")
+        raise InputError("protect must leave something to prune, got all of it protected")
     if not chosen:
         reasons = "; ".join(f"{layer}: {why}" for layer, why in list(graph.held.items())[:3])
         raise InputError(
@@ -63,18 +65,24 @@ def _matching(
     groups: Sequence[ChannelGroup],
     names: Sequence[str],
     patterns: Sequence[str],
+    argument: str,
 ) -> set[str]:
     """Return the names of the groups with a member that matches, and of their twins."""
     for pattern in patterns:
         if pattern in graph.held and pattern not in names:
-            raise InputError(f"layer {pattern} must keep its channels: {graph.held[pattern]}")
+            raise InputError(
+                f"{argument}: layer {pattern} must keep its channels: {graph.held[pattern]}"
+            )
         narrow = [g for g in graph.groups if pattern in g.members and g not in groups]
         if narrow and pattern not in names:
             raise InputError(
-                f"layers must have at least {MIN_CHANNELS} channels that predictions need, "
+                f"{argument} must have at least {MIN_CHANNELS} channels that predictions need, "
                 f"got {pattern} with {narrow[0].n_channels}"
             )
-    matched = set(resolve_layers(names, patterns))
+    try:
+        matched = set(resolve_layers(names, patterns))
+    except InputError as error:
+        raise InputError(f"{argument}: {error}") from None
     found = {group.name for group in groups if matched.intersection(group.members)}
     return set(graph.with_twins(found))
 
