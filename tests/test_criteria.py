@@ -58,6 +58,7 @@ def test_rows_are_at_equal_operations(judged):
     assert {(row.criterion, row.allocation) for row in rows} == {
         ("separability, weight l2", "damage"),
         ("l2", "proportion"),
+        ("l2", "damage"),
         ("random, seed 0", "proportion"),
         ("random, seed 0", "damage"),
     }

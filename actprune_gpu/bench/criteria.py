@@ -121,21 +121,20 @@ def contenders() -> list[Contender]:
     found.append(
         ("reconstruct", SelectionConfig(criterion="reconstruct", allocation="damage"), None)
     )
-    found += [
-        (name, SelectionConfig(criterion=name), None) for name in ("std", "gamma", "l1", "l2")
-    ]
+    # As people use them, with equal shares, and with ours: what is due to the shares alone?
+    for allocation in ("proportion", "damage"):
+        settings: dict[str, dict[str, Any]] = {
+            name: {"criterion": name} for name in ("std", "gamma", "l1", "l2")
+        }
+        for seed in range(_SEEDS):
+            settings[f"random, seed {seed}"] = {"criterion": "random", "seed": seed}
+        found += [
+            (name, SelectionConfig(**each, allocation=allocation), None)
+            for name, each in settings.items()
+        ]
     # Ready-made weights stand for those that the criterion names.
     peer = pruning_importance("LAMP")
     found.append(("LAMP (torch-pruning)", SelectionConfig(criterion="l1"), peer))
-    for allocation in ("proportion", "damage"):
-        found += [
-            (
-                f"random, seed {seed}",
-                SelectionConfig(criterion="random", seed=seed, allocation=allocation),
-                None,
-            )
-            for seed in range(_SEEDS)
-        ]
     return found
 
 
