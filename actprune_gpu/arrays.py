@@ -6,6 +6,8 @@ Every public stage takes torch tensors, NumPy arrays, CuPy arrays, nested sequen
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -65,14 +67,19 @@ def require_finite(tensor: Tensor, name: str) -> None:
         raise InputError(f"{name} must be finite, got {bad} NaN or infinite values")
 
 
+def sum_in_order(parts: Sequence[Tensor]) -> Tensor:
+    """Return the sum, one part after the other: the same bits everywhere, and one is no copy."""
+    return reduce(torch.add, parts)
+
+
 def pairwise_sum(values: Tensor) -> Tensor:
     """Return the sum along the first axis, halves added to halves: the same bits on any device."""
     while len(values) > 1:
         half = len(values) // 2
-        total = values[:half] + values[half : 2 * half]
+        sums = values[:half] + values[half : 2 * half]
         if len(values) % 2:
-            total[0] += values[-1]
-        values = total
+            sums[0] += values[-1]
+        values = sums
     return values[0] if len(values) else values.sum(0)
 
 

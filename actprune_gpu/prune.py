@@ -40,8 +40,8 @@ from .pruning.step import (
     needs_images,
     observe_and_select,
     remove_and_repair,
+    require_gamma,
     require_reach,
-    require_weights,
 )
 from .pruning.trace import idle_modules, trace_channels
 from .pruning.zero import expand_channels
@@ -150,7 +150,7 @@ def prune_model(
         groups = choose_groups(graph, layers, protect)
         original = full_cost(graph)
         require_reach(graph, groups, targets, original, config)
-        require_weights(graph, groups, config)
+        require_gamma(graph, groups, config)
         moments: Mapping[str, ClassMoments] = {}
         if config.criterion == "separability":
             moments = gather_moments(

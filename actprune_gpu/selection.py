@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
-from .arrays import Array, require_finite, to_tensor
+from .arrays import Array, require_finite, sum_in_order, to_tensor
 from .backends import backend_of
 from .budget import Budget, KeepBounds, apply_budget, require_budget
 from .choice import by_weight, choose_by_weight, divided, with_heaviest
@@ -317,7 +316,7 @@ def prepare(moments: SomeMoments, weights: SomeWeights, config: SelectionConfig)
     if config.engine != "exact":
         rows = torch.cat([backend.jeffries_matusita(found[0]) for found in statistics], 1)
     embedded = tsne_of_distances(
-        _total([part.squared for part in parts]),
+        sum_in_order([part.squared for part in parts]),
         perplexity=config.perplexity,
         n_iter=config.n_iter,
         init=config.init,
@@ -325,7 +324,7 @@ def prepare(moments: SomeMoments, weights: SomeWeights, config: SelectionConfig)
         engine=config.engine,
         rows=rows,
     )
-    mean = _total([part.row_mean for part in parts])
+    mean = sum_in_order([part.row_mean for part in parts])
     summary = SeparabilitySummary(
         statistics[0][1],
         statistics[0][2],
@@ -333,11 +332,6 @@ def prepare(moments: SomeMoments, weights: SomeWeights, config: SelectionConfig)
         torch.stack([part.row_max for part in parts]).amax(0),
     )
     return Candidate(values, config, embedded, summary)
-
-
-def _total(parts: Sequence[Tensor]) -> Tensor:
-    """Return the sum, one part after the other: the same bits everywhere, and one is no copy."""
-    return reduce(torch.add, parts)
 
 
 def score(candidate: Candidate, sweep: KMedoidsSweep) -> Candidate:
@@ -410,7 +404,7 @@ def _of_kind(kind: WeightKind, weights: Any, layers: Sequence[ClassMoments]) -> 
         raise InputError(
             f"weights must have as many channels each, got {[len(part) for part in parts]}"
         )
-    return _total(parts)
+    return sum_in_order(parts)
 
 
 def _by_rank(candidate: Candidate, budget: Budget) -> ChannelSelection:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import reduce
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from .arrays import Array, pairwise_sum, to_tensor
+from .arrays import Array, pairwise_sum, sum_in_order, to_tensor
 from .errors import InputError
 from .moments import ClassMoments
 
@@ -92,7 +91,7 @@ class LayerWeights:
         for each in fields(cls):
             found = [getattr(part, each.name) for part in parts]
             has_all = all(weights is not None for weights in found)
-            sums[each.name] = reduce(torch.add, found) if has_all else None
+            sums[each.name] = sum_in_order(found) if has_all else None
         return cls(**sums)
 
     def of_kind(self, kind: WeightKind, moments: ClassMoments) -> Tensor:

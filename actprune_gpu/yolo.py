@@ -58,8 +58,8 @@ from .pruning.step import (
     needs_images,
     observe_and_select,
     remove_and_repair,
+    require_gamma,
     require_reach,
-    require_weights,
 )
 from .pruning.zero import expand_channels
 from .scalars import whole_number
@@ -198,7 +198,7 @@ def prune(
     chosen = choose_groups(graph, layers, protect)
     original = full_cost(graph)
     require_reach(graph, chosen, targets, original, config)
-    require_weights(graph, chosen, config)
+    require_gamma(graph, chosen, config)
     require_key_points(checkpoint, data, split)
     dataset = load_dataset(data, split, strict=strict)
     require_classes(dataset, checkpoint, images, config)

@@ -17,7 +17,7 @@ from cuda_device import move
 
 from actprune_gpu.backends.protocol import Backend
 from actprune_gpu.choice import choose_by_weight
-from actprune_gpu.embedding import tsne_of_distances
+from actprune_gpu.embedding import _learning_rates, tsne_of_distances
 from actprune_gpu.errors import InputError
 from actprune_gpu.kmedoids import kmedoids_sweeps
 from actprune_gpu.moments import ClassMoments
@@ -107,11 +107,6 @@ def distances(kernels: Backend, values: Any) -> object:
     return kernels.separability_distances(values)
 
 
-def n_runs(n: int) -> int:
-    """How often t-SNE runs in a selection: of few points, with three learning rates."""
-    return 3 if n < 500 else 1
-
-
 def yolov8x() -> list[int]:
     """Channels of the convolutions before the head of YOLOv8x."""
     widths = [80, 160, 320, 640, 640, 320, 640, 320, 640]
@@ -137,7 +132,7 @@ def all_layers(kernels: Backend, device: torch.device) -> Iterator[Case]:
     """Yield the selection of all layers of a YOLOv8x in one call."""
     widths = yolov8x()
     layers = [moments(n, device) for n in widths]
-    work = sum(1000.0 * TSNE_OPERATIONS * n * n * n_runs(n) for n in widths)
+    work = sum(1000.0 * TSNE_OPERATIONS * n * n * len(_learning_rates(n, "auto")) for n in widths)
     yield Case("yolov8x", len(widths), work, OPERATIONS, select, (kernels, layers))
 
 
@@ -171,7 +166,7 @@ def steps(kernels: Backend, device: torch.device, n: int) -> Iterator[Case]:
     yield Case("principal_axes", n, 264.0 * n * n, BYTES, kernels.principal_axes, (squared,))
     work = 1000.0 * TSNE_OPERATIONS * n * n
     yield Case("tsne", n, work, OPERATIONS, kernels.tsne, (p, start, 1000, 12.0, [n / 10.0]))
-    work *= n_runs(n)
+    work *= len(_learning_rates(n, "auto"))
     yield Case("selection", n, work, OPERATIONS, select, (kernels, [moments(n, device)]))
 
 

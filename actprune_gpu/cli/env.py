@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-_PACKAGES = (*("actprune_gpu", "torch", "numpy", "numba", "kneed", "safetensors", "ultralytics"),)
+_PACKAGES = ("actprune_gpu", "torch", "numpy", "numba", "kneed", "safetensors", "ultralytics")
 _CUPYS = ("cupy-cuda13x", "cupy-cuda12x")
 _WIDTH = 160
 _OPTIONAL = {
@@ -49,14 +49,9 @@ def _cupys() -> list[str]:
     """Return CuPy's package for PyTorch's CUDA, and what there is: two do not go together."""
     import torch
 
-    def wanted(name: str) -> bool:
-        try:
-            version(name)
-        except PackageNotFoundError:
-            return name == f"cupy-cuda{(torch.version.cuda or '').partition('.')[0]}x"
-        return True
-
-    return list(filter(wanted, _CUPYS))
+    fitting = f"cupy-cuda{(torch.version.cuda or '').partition('.')[0]}x"
+    installed = {distribution.name for distribution in distributions()}
+    return [name for name in _CUPYS if name == fitting or name in installed]
 
 
 def _add_cuda(table: Table) -> None:

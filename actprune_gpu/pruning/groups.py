@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..arrays import sum_in_order
 from ..errors import InputError
 from ..models.hooks import resolve_layers
 from ..moments import ClassMoments
@@ -141,7 +141,7 @@ def _columns(channels: Channels) -> list[Channels]:
 
 
 def _sum(weights: Tensor, channels: Channels) -> Tensor:
-    return reduce(torch.add, [weights[rows] for rows in _columns(channels)])
+    return sum_in_order([weights[rows] for rows in _columns(channels)])
 
 
 def signals_of(

@@ -41,7 +41,6 @@ Shrink = Callable[[nn.Module, ChannelGraph, NDArray[np.bool_]], None]
 Finish = Callable[[nn.Module, Any, Any], None]
 
 _NEED_IMAGES = ("std", "reconstruct")
-_OF_PARAMETERS = ("l1", "l2", "gamma")
 # Damages of many groups add up only roughly. Their powers tell few groups that lose much (a small
 # power) from many that lose little, and which does less harm is tried out.
 _CONCENTRATIONS = (1.0, 0.7, 0.5)
@@ -103,19 +102,19 @@ def require_reach(
     require_in_reach(targets.excess(cost, original), str(targets))
 
 
-def require_weights(
+def require_gamma(
     graph: ChannelGraph, groups: Sequence[ChannelGroup], config: SelectionConfig
 ) -> None:
-    """Raise ``InputError`` if a layer of the groups lacks the weights that channels compete by."""
-    kinds = [kind for kind in config.weight_kinds if kind in _OF_PARAMETERS]
-    for group, members in weights_of(graph, groups, {}).items() if kinds else ():
+    """Raise ``InputError`` if channels compete by ``"gamma"`` and a layer of them has none."""
+    if "gamma" not in config.weight_kinds:
+        return
+    for group, members in weights_of(graph, groups, {}).items():
         for layer, weights in zip(graph[group].members, members, strict=True):
-            for kind in kinds:
-                if getattr(weights, kind) is None:
-                    raise InputError(
-                        f"{kind!r}, the criterion or weight, is not there for {layer}, which has "
-                        "no batch normalization of its own: protect it, or take another one"
-                    )
+            if weights.gamma is None:
+                raise InputError(
+                    f"'gamma', the criterion or weight, is not there for {layer}, which has no "
+                    "batch normalization of its own: protect it, or take another one"
+                )
 
 
 def needs_images(config: SelectionConfig) -> bool:
